@@ -1,0 +1,52 @@
+//! Counters, averages and fixed-bucket histograms of one backend: atomics only, so that every worker records without a
+//! lock and nothing grows between scrapes.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Upper bounds of latency buckets, seconds: 1 ms to 10 min, fine enough for p99 of small answers and of long streams.
+pub const HISTOGRAM_BUCKETS: [f64; 22] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
+    120.0, 300.0, 600.0,
+];
+
+/// A histogram with fixed buckets.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; HISTOGRAM_BUCKETS.len() + 1],
+    sum_nanos: AtomicU64,
+}
+
+impl Histogram {
+    /// Adds one value.
+    #[inline]
+    pub fn record(&self, value: Duration) {
+        let seconds = value.as_secs_f64();
+        let index = HISTOGRAM_BUCKETS.partition_point(|bound| *bound < seconds);
+        self.buckets[index].fetch_add(1, Relaxed);
+        self.sum_nanos.fetch_add(value.as_nanos() as u64, Relaxed);
+    }
+
+    /// Counts per bucket (the last is above every bound) and the sum in seconds.
+    pub fn snapshot(&self) -> ([u64; HISTOGRAM_BUCKETS.len() + 1], f64) {
+        let mut counts = [0; HISTOGRAM_BUCKETS.len() + 1];
+        for (count, bucket) in counts.iter_mut().zip(&self.buckets) {
+            *count = bucket.load(Relaxed);
+        }
+        (counts, self.sum_nanos.load(Relaxed) as f64 / 1e9)
+    }
+}
+
+/// What is counted of one backend.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Attempts ended.
+    pub attempts: AtomicU64,
+    /// Of them, those that blame the backend.
+    pub failures: AtomicU64,
+    /// Time to the first byte.
+    pub first_byte: Histogram,
+    /// Time to the last byte.
+    pub total: Histogram,
+}

@@ -1,0 +1,133 @@
+//! The strategies: which of the eligible backends gets the next request.
+//!
+//! Pure: no await, no clock, no global randomness, no logging; time and chance are arguments, so the same code runs in
+//! the proxy and, in virtual time, in the simulator. A strategy never filters: every candidate it is given may be picked
+//! (the pool has already left out what is down, draining, full, held or tried).
+
+mod round_robin;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::rngs::SmallRng;
+
+use crate::backend::{Backend, Outcome};
+use crate::config::{StrategyKind, StrategyPlan};
+
+/// Chooses a backend. One duty, two extras with empty defaults.
+pub trait Strategy: fmt::Debug + Send + Sync {
+    /// Picks one of `cx.candidates`; `None` only when there are none. Called by every worker at once, so state is
+    /// atomics or a short lock; it may not block.
+    fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick>;
+
+    /// A request that this strategy (or another before it: see [`Observation::ticket`]) placed has ended.
+    fn observe(&self, seen: &Observation<'_>) {
+        let _ = seen;
+    }
+
+    /// One number per candidate, lower is better, to explain a pick; never used to pick. Empty: nothing to say.
+    fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
+        let _ = cx;
+        Vec::new()
+    }
+}
+
+/// What a pick may depend on.
+#[derive(Debug)]
+pub struct PickContext<'a> {
+    /// The eligible backends, in the pool's order.
+    pub candidates: &'a [Arc<Backend>],
+    /// Changes whenever the pool's membership or weights change; a strategy with a table rebuilds it when this
+    /// differs from its own.
+    pub generation: u64,
+    /// Hash of the client address or affinity key.
+    pub key: Option<u64>,
+    /// The present moment.
+    pub now: Instant,
+    /// Chance.
+    pub rng: &'a mut SmallRng,
+}
+
+/// A choice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pick {
+    /// Index into [`PickContext::candidates`].
+    pub index: usize,
+    /// Comes back with the outcome.
+    pub ticket: Ticket,
+    /// The chance that this pick had, 0-1, for the log and off-policy scoring.
+    pub propensity: f32,
+    /// How it came about.
+    pub kind: PickKind,
+}
+
+impl Pick {
+    /// A pick that could not have been another.
+    pub fn certain(index: usize) -> Self {
+        Self { index, ticket: Ticket(0), propensity: 1.0, kind: PickKind::Exploit }
+    }
+}
+
+/// What a strategy wants to remember until the outcome; 0 where it wants nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(pub u64);
+
+/// How a pick came about: the `kind` of access log and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the contract's labels")]
+pub enum PickKind {
+    Exploit,
+    Explore,
+    Rotated,
+    Cached,
+    Probe,
+    Sticky,
+    Fallback,
+    Control,
+}
+
+impl PickKind {
+    /// The contract's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exploit => "exploit",
+            Self::Explore => "explore",
+            Self::Rotated => "rotated",
+            Self::Cached => "cached",
+            Self::Probe => "probe",
+            Self::Sticky => "sticky",
+            Self::Fallback => "fallback",
+            Self::Control => "control",
+        }
+    }
+}
+
+/// The outcome of a pick.
+#[derive(Debug)]
+pub struct Observation<'a> {
+    /// The backend.
+    pub backend: &'a Backend,
+    /// The ticket of the pick; `None` when another strategy, or a sticky session, placed the request.
+    pub ticket: Option<Ticket>,
+    /// How it ended.
+    pub outcome: &'a Outcome,
+    /// Now: the end.
+    pub now: Instant,
+}
+
+/// The strategy of that plan.
+pub fn build(plan: &StrategyPlan) -> Box<dyn Strategy> {
+    match plan.kind {
+        StrategyKind::RoundRobin
+        | StrategyKind::WeightedRoundRobin
+        | StrategyKind::LeastConnections
+        | StrategyKind::LeastResponseTime
+        | StrategyKind::IpHash
+        | StrategyKind::Random
+        | StrategyKind::ResourceBased
+        | StrategyKind::Rl
+        | StrategyKind::PowerOfTwo
+        | StrategyKind::PeakEwma => Box::new(round_robin::RoundRobin::default()),
+    }
+}

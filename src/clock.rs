@@ -1,0 +1,10 @@
+//! The one reader of the clock. Pure rooms (`balance`, `rl`, `backend`) take `now` as an argument; everything else asks
+//! here, and gets tokio's clock, so that paused test time rules all.
+
+use std::time::Instant;
+
+/// The present moment: tokio's, hence virtual under `tokio::time::pause`.
+#[inline]
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
