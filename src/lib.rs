@@ -4,9 +4,10 @@
 //! `pool` (many backends and the choice among them), `balance` (the strategies) and `rl` (the learning agent),
 //! `upstream` (how to reach a backend), [`backend`] (what we know of it). Around them: [`config`] (what the operator
 //! meant), `control` (the only writer of live state), `health` and `resources` (what we ask backends), `admin` and
-//! `telemetry` (what we show). ARCHITECTURE.md tells the routes and invariants.
+//! [`telemetry`] (what we show). ARCHITECTURE.md tells the routes and invariants.
 
 pub mod backend;
 pub mod balance;
 pub mod clock;
 pub mod config;
+pub mod telemetry;
