@@ -11,3 +11,4 @@ pub mod balance;
 pub mod clock;
 pub mod config;
 pub mod telemetry;
+pub mod pool;

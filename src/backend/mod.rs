@@ -14,4 +14,4 @@ pub use health::{Health, HealthChange, HealthRules, HealthState, Reason};
 pub use in_flight::InFlight;
 pub use outcome::{Ending, Outcome};
 pub use record::{Backend, BackendId, BackendSpec, Resources};
-pub use stats::{HISTOGRAM_BUCKETS, Histogram, Stats};
+pub use stats::{CodeClass, HISTOGRAM_BUCKETS, Histogram, Stats};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use super::health::{Health, HealthState};
@@ -70,6 +70,8 @@ pub struct Backend {
     /// Nanoseconds after `born` at which the present slow start began; `u64::MAX`: none.
     ramp_from: AtomicU64,
     slow_start: Option<SlowStartPlan>,
+    /// Live traffic failed lately, so the next success must be told to the health record too.
+    watched: AtomicBool,
     resources: Mutex<Resources>,
 }
 
@@ -98,6 +100,7 @@ impl Backend {
             held_until: AtomicU64::new(0),
             ramp_from: AtomicU64::new(u64::MAX),
             slow_start,
+            watched: AtomicBool::new(false),
             resources: Mutex::new(Resources::default()),
         }
     }
@@ -188,6 +191,17 @@ impl Backend {
     /// The health record. A poisoned lock is taken over: the record is plain numbers and stays usable.
     pub fn lock_health(&self) -> std::sync::MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether an outcome matters to the health record: every failure, and the first success after one. Spares the
+    /// lock on all other requests.
+    #[inline]
+    pub fn concerns_health(&self, failed: bool) -> bool {
+        if failed {
+            self.watched.store(true, Relaxed);
+            return true;
+        }
+        self.watched.load(Relaxed) && self.watched.swap(false, Relaxed)
     }
 
     /// Keeps traffic away for `pause` from `now` (a backend's `Retry-After`).

@@ -45,8 +45,64 @@ pub struct Stats {
     pub attempts: AtomicU64,
     /// Of them, those that blame the backend.
     pub failures: AtomicU64,
+    /// Times it was ejected.
+    pub ejections: AtomicU64,
     /// Time to the first byte.
     pub first_byte: Histogram,
     /// Time to the last byte.
     pub total: Histogram,
+}
+
+/// The class of a response status, as metrics count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the contract's labels")]
+pub enum CodeClass {
+    C2xx,
+    C3xx,
+    C4xx,
+    C5xx,
+    /// The client left before a status.
+    None,
+}
+
+impl CodeClass {
+    /// Of a status; 1xx (a 101 that became a tunnel) counts as 2xx.
+    pub fn of(status: u16) -> Self {
+        match status {
+            0 => Self::None,
+            1..=299 => Self::C2xx,
+            300..=399 => Self::C3xx,
+            400..=499 => Self::C4xx,
+            _ => Self::C5xx,
+        }
+    }
+
+    /// The contract's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::C2xx => "2xx",
+            Self::C3xx => "3xx",
+            Self::C4xx => "4xx",
+            Self::C5xx => "5xx",
+            Self::None => "none",
+        }
+    }
+}
+
+impl Stats {
+    /// An attempt at this backend ended.
+    pub fn attempt_ended(&self, outcome: &super::Outcome, _now: std::time::Instant) {
+        self.attempts.fetch_add(1, Relaxed);
+        if outcome.ending.blames_backend() {
+            self.failures.fetch_add(1, Relaxed);
+        }
+        if let Some(first) = outcome.first_byte {
+            self.first_byte.record(first);
+        }
+    }
+
+    /// A client's request, whose last attempt was here, ended.
+    pub fn request_ended(&self, _class: CodeClass, total: Duration) {
+        self.total.record(total);
+    }
 }

@@ -39,7 +39,7 @@ pub struct PickContext<'a> {
     /// The eligible backends, in the pool's order.
     pub candidates: &'a [Arc<Backend>],
     /// Changes whenever the pool's membership or weights change; a strategy with a table rebuilds it when this
-    /// differs from its own.
+    /// differs from its own. 0: a one-off subset (something is full, held or already tried): keep no table for it.
     pub generation: u64,
     /// Hash of the client address or affinity key.
     pub key: Option<u64>,

@@ -1,0 +1,272 @@
+//! A lease: one attempt at one backend, from the pick to the last byte. It holds the in-flight guard and, when it ends,
+//! reports exactly one [`Outcome`] to statistics, strategy and health, on every path including a panic or a cancelled
+//! future.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use smallvec::SmallVec;
+
+use super::{BackendSet, Live, Pool};
+use crate::backend::{Backend, BackendId, Ending, InFlight, Outcome};
+use crate::balance::{Observation, Pick, PickContext, PickKind, Ticket};
+use crate::clock;
+use crate::config::WhenUnhealthy;
+
+/// Longest time a backend's `Retry-After` is obeyed (ai-instances.md, item 12).
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
+
+/// One pick in this many is timed for the decision histogram: two clock readings cost as much as a pick.
+const DECISION_SAMPLE: u64 = 16;
+
+/// What a request asks of a pool.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// Hash of the client address or affinity key.
+    pub key: Option<u64>,
+    /// Backends this request was already tried at.
+    pub tried: &'a [BackendId],
+    /// The backend that a session is pinned to, if it may be used.
+    pub pinned: Option<&'a Arc<Backend>>,
+    /// This request has waited in the queue and it is its turn.
+    pub queued: bool,
+    /// The present moment.
+    pub now: Instant,
+}
+
+/// Why there is no backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// None is healthy, and the pool rejects then; or all are drained or disabled.
+    NoneHealthy,
+    /// All are at their limit, or others wait already.
+    Busy,
+}
+
+/// One attempt at one backend.
+pub struct Lease {
+    in_flight: Option<InFlight>,
+    backend: Arc<Backend>,
+    pool: Arc<Pool>,
+    live: Arc<Live>,
+    ticket: Option<Ticket>,
+    kind: PickKind,
+    propensity: f32,
+    candidates: usize,
+    started: Instant,
+    first_byte: Option<Instant>,
+    ending: Option<Ending>,
+    status: u16,
+    body_bytes: u64,
+    streamed: bool,
+    retry_after: Option<Duration>,
+}
+
+impl Pool {
+    /// Picks a backend and counts the request there.
+    ///
+    /// # Errors
+    /// [`Unavailable`] says whether waiting in the queue can help.
+    pub fn lease(self: &Arc<Self>, ask: &Ask<'_>, rng: &mut SmallRng) -> Result<Lease, Unavailable> {
+        let live = self.live();
+        let set = &live.set;
+        if set.ready.is_empty() || (set.fail_open && live.plan.when_unhealthy == WhenUnhealthy::Reject) {
+            return Err(Unavailable::NoneHealthy);
+        }
+        if set.fail_open {
+            self.stats.fail_open.fetch_add(1, Relaxed);
+        }
+        if set.limited && !ask.queued && !self.queue.is_empty() {
+            return Err(Unavailable::Busy);
+        }
+        if let Some(in_flight) = ask.pinned.and_then(InFlight::enter) {
+            let pick = Pick { index: 0, ticket: Ticket(0), propensity: 1.0, kind: PickKind::Sticky };
+            let candidates = set.ready.len();
+            return Ok(self.leased(live, in_flight, pick, None, candidates, ask.now));
+        }
+        // A backend may fill up between the check and the entry when another worker takes its last slot: look again.
+        for _ in 0..=set.ready.len() {
+            let subset = if self.is_plain(set, ask) { None } else { Some(self.eligible(set, ask)) };
+            let (candidates, generation) = match &subset {
+                None => (&*set.ready, set.generation),
+                Some(subset) => (subset.as_slice(), 0),
+            };
+            let mut cx = PickContext { candidates, generation, key: ask.key, now: ask.now, rng };
+            let Some(pick) = self.timed_pick(&live, &mut cx) else { return Err(Unavailable::Busy) };
+            let Some(chosen) = candidates.get(pick.index) else { return Err(Unavailable::Busy) };
+            if let Some(in_flight) = InFlight::enter(chosen) {
+                let count = candidates.len();
+                return Ok(self.leased(Arc::clone(&live), in_flight, pick, Some(pick.ticket), count, ask.now));
+            }
+        }
+        Err(Unavailable::Busy)
+    }
+
+    /// Whether every ready backend may be picked: nothing full, held or tried.
+    #[inline]
+    fn is_plain(&self, set: &BackendSet, ask: &Ask<'_>) -> bool {
+        ask.tried.is_empty()
+            && !(set.limited && set.ready.iter().any(|backend| backend.is_full()))
+            && !self.may_be_held(ask.now)
+    }
+
+    #[inline]
+    fn may_be_held(&self, now: Instant) -> bool {
+        let until = self.held_until.load(Relaxed);
+        until != 0 && (now.saturating_duration_since(self.born).as_nanos() as u64) < until
+    }
+
+    /// The ready backends that are not full and, while others are left, neither held nor tried.
+    fn eligible(&self, set: &BackendSet, ask: &Ask<'_>) -> SmallVec<[Arc<Backend>; 8]> {
+        let free = || set.ready.iter().filter(|backend| !backend.is_full());
+        let untried = |backend: &&Arc<Backend>| !ask.tried.contains(&backend.id);
+        let found: SmallVec<[_; 8]> = free().filter(untried).filter(|b| !b.is_held(ask.now)).cloned().collect();
+        if !found.is_empty() {
+            return found;
+        }
+        let found: SmallVec<[_; 8]> = free().filter(untried).cloned().collect();
+        if !found.is_empty() { found } else { free().cloned().collect() }
+    }
+
+    #[inline]
+    fn timed_pick(&self, live: &Live, cx: &mut PickContext<'_>) -> Option<Pick> {
+        // The low digits of the clock are as good as chance here, and free.
+        let digits = u64::from(cx.now.saturating_duration_since(self.born).subsec_nanos()) / 64;
+        let sampled = digits.is_multiple_of(DECISION_SAMPLE);
+        if !sampled {
+            return live.strategy.pick(cx);
+        }
+        let before = clock::now();
+        let pick = live.strategy.pick(cx);
+        self.stats.decision.record(clock::now().saturating_duration_since(before).as_nanos() as u64);
+        pick
+    }
+
+    #[inline]
+    fn leased(
+        self: &Arc<Self>,
+        live: Arc<Live>,
+        in_flight: InFlight,
+        pick: Pick,
+        ticket: Option<Ticket>,
+        candidates: usize,
+        now: Instant,
+    ) -> Lease {
+        Lease {
+            backend: Arc::clone(in_flight.backend()),
+            in_flight: Some(in_flight),
+            pool: Arc::clone(self),
+            live,
+            ticket,
+            kind: pick.kind,
+            propensity: pick.propensity,
+            candidates,
+            started: now,
+            first_byte: None,
+            ending: None,
+            status: 0,
+            body_bytes: 0,
+            streamed: false,
+            retry_after: None,
+        }
+    }
+}
+
+impl Lease {
+    /// The backend.
+    #[inline]
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// What this attempt sees of its pool.
+    #[inline]
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The pool.
+    #[inline]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// How the pick came about, its chance, and among how many.
+    pub fn pick(&self) -> (PickKind, f32, usize) {
+        (self.kind, self.propensity, self.candidates)
+    }
+
+    /// The response head arrived.
+    #[inline]
+    pub fn responded(&mut self, status: u16, streamed: bool, retry_after: Option<Duration>, now: Instant) {
+        self.first_byte = Some(now);
+        self.status = status;
+        self.streamed = streamed;
+        self.retry_after = retry_after.map(|pause| pause.min(LONGEST_HOLD));
+    }
+
+    /// Response body bytes arrived.
+    #[inline]
+    pub fn received(&mut self, bytes: usize) {
+        self.body_bytes += bytes as u64;
+    }
+
+    /// The whole response arrived.
+    #[inline]
+    pub fn completed(&mut self) {
+        self.ending.get_or_insert(Ending::Served(self.status));
+    }
+
+    /// The attempt failed. The first of several reports counts.
+    #[inline]
+    pub fn failed(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+
+    /// Time from the pick to the response head.
+    pub fn first_byte_after(&self) -> Option<Duration> {
+        self.first_byte.map(|at| at.saturating_duration_since(self.started))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let now = clock::now();
+        let outcome = Outcome {
+            ending: self.ending.unwrap_or(Ending::ClientGone),
+            first_byte: self.first_byte_after(),
+            total: now.saturating_duration_since(self.started),
+            body_bytes: self.body_bytes,
+            streamed: self.streamed,
+            retry_after: self.retry_after,
+        };
+        // First the count, so that whoever is woken below finds the place free.
+        self.in_flight = None;
+        self.backend.stats.attempt_ended(&outcome, now);
+        let current = self.pool.live.load();
+        let same = Arc::ptr_eq(&current.strategy, &self.live.strategy);
+        let ticket = self.ticket.filter(|_| same);
+        current.strategy.observe(&Observation { backend: &self.backend, ticket, outcome: &outcome, now });
+        if let Some(pause) = self.retry_after.filter(|pause| !pause.is_zero()) {
+            self.backend.hold(pause, now);
+            let until = (now + pause).saturating_duration_since(self.pool.born).as_nanos() as u64;
+            self.pool.held_until.fetch_max(until, Relaxed);
+        }
+        if outcome.ending != Ending::ClientGone && self.backend.concerns_health(outcome.ending.blames_backend()) {
+            self.pool.traffic(&self.backend, outcome.ending, now);
+        }
+        self.pool.queue.released();
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("backend", &self.backend.name)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}

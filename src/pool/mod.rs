@@ -1,0 +1,371 @@
+//! Many backends and the choice among them.
+//!
+//! A [`Pool`] publishes one immutable snapshot ([`Live`]): its plan, its [`BackendSet`] and its strategy. The request
+//! path loads it once per attempt and takes a [`Lease`]; the lease counts the request in flight and, when it is dropped,
+//! reports how the request ended to statistics, strategy and health. Only [`Pool`] itself publishes a new snapshot.
+
+mod budget;
+mod lease;
+mod members;
+mod queue;
+mod set;
+
+pub use budget::RetryBudget;
+pub use lease::{Ask, Lease, Unavailable};
+pub use queue::{Priority, QueueView, Waiting};
+pub use set::BackendSet;
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::backend::{Backend, HealthChange, HealthState, Histogram, Reason};
+use crate::balance::{self, Strategy};
+use crate::config::{PoolPlan, StrategyKind, StrategyPlan, WhenUnhealthy};
+use queue::Queue;
+
+/// What one attempt sees from start to end.
+#[derive(Debug)]
+pub struct Live {
+    /// The plan in force, overrides included.
+    pub plan: Arc<PoolPlan>,
+    /// The backends.
+    pub set: Arc<BackendSet>,
+    /// The strategy.
+    pub strategy: Arc<dyn Strategy>,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeVerdict {
+    /// It answered as it should.
+    Passed,
+    /// It did not.
+    Failed,
+    /// It says that it is still loading.
+    Warming,
+}
+
+/// Counters of a pool that belong to no single backend.
+#[derive(Debug, Default)]
+pub struct PoolStats {
+    /// Client requests ended without any backend, by class: 4xx, 5xx, none.
+    pub unrouted: [AtomicU64; 3],
+    /// Second tries by [`RetryReason`].
+    pub retries: [AtomicU64; RetryReason::ALL.len()],
+    /// Clients that left before the end.
+    pub client_disconnects: AtomicU64,
+    /// Picks while no backend was healthy.
+    pub fail_open: AtomicU64,
+    /// Time spent waiting for a slot.
+    pub queue_wait: Histogram,
+    /// Time of one pick, nanosecond buckets.
+    pub decision: DecisionHistogram,
+}
+
+/// Why a request was tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReason {
+    /// No connection could be made.
+    ConnectFailure,
+    /// The connection ended before the response.
+    Reset,
+    /// A pooled connection had been closed by the backend.
+    Stale,
+    /// A status that the configuration names.
+    Status,
+    /// No first byte in time.
+    Timeout,
+}
+
+impl RetryReason {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 5] = [Self::ConnectFailure, Self::Reset, Self::Stale, Self::Status, Self::Timeout];
+
+    /// The label in metrics and log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ConnectFailure => "connect_failure",
+            Self::Reset => "reset_before_response",
+            Self::Stale => "stale_connection",
+            Self::Status => "status",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// Buckets of decision time, nanoseconds: the contract asks for them from 50 ns.
+pub const DECISION_BUCKETS: [u64; 10] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 100_000, 1_000_000];
+
+/// A histogram of decision times.
+#[derive(Debug, Default)]
+pub struct DecisionHistogram {
+    /// Counts per bucket; the last is above every bound.
+    pub buckets: [AtomicU64; DECISION_BUCKETS.len() + 1],
+    /// Sum of all, nanoseconds.
+    pub sum_nanos: AtomicU64,
+}
+
+impl DecisionHistogram {
+    #[inline]
+    fn record(&self, nanos: u64) {
+        let index = DECISION_BUCKETS.partition_point(|bound| *bound < nanos);
+        self.buckets[index].fetch_add(1, Relaxed);
+        self.sum_nanos.fetch_add(nanos, Relaxed);
+    }
+}
+
+/// One pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// The name in the configuration.
+    pub name: Arc<str>,
+    /// Counters.
+    pub stats: PoolStats,
+    live: ArcSwap<Live>,
+    queue: Queue,
+    writer: Mutex<Writer>,
+    /// What may be spent on second tries.
+    pub budget: RetryBudget,
+    /// The origin of `held_until`.
+    born: Instant,
+    /// Nanoseconds after `born` until which some backend may be held by `Retry-After`; lets a pick skip the check.
+    held_until: AtomicU64,
+}
+
+/// What only the writer of snapshots needs. The lock guards publication: transitions come from several threads.
+#[derive(Debug)]
+struct Writer {
+    next_generation: u64,
+    free_slots: Vec<usize>,
+    next_slot: usize,
+    /// Strategies that were in force before, so that switching back finds what they learned.
+    parked: HashMap<StrategyKind, (StrategyPlan, Arc<dyn Strategy>)>,
+    /// Backends that left the pool and still have requests in flight.
+    leaving: Vec<Arc<Backend>>,
+    /// Whether active checks are paused.
+    checks_paused: bool,
+}
+
+impl Pool {
+    /// A pool as planned, with every backend in its first state of health.
+    pub fn new(plan: Arc<PoolPlan>, now: Instant) -> Arc<Self> {
+        let mut writer = Writer {
+            next_generation: 1,
+            free_slots: Vec::new(),
+            next_slot: 0,
+            parked: HashMap::new(),
+            leaving: Vec::new(),
+            checks_paused: false,
+        };
+        let members = members::build(&plan, &[], &mut writer, now);
+        let strategy: Arc<dyn Strategy> = balance::build(&plan.strategy).into();
+        let set = Arc::new(BackendSet::publish(writer.take_generation(), members.members, &plan));
+        Arc::new(Self {
+            name: plan.name.as_str().into(),
+            stats: PoolStats::default(),
+            queue: Queue::default(),
+            budget: RetryBudget::new(now),
+            born: now,
+            held_until: AtomicU64::new(0),
+            live: ArcSwap::from_pointee(Live { plan, set, strategy }),
+            writer: Mutex::new(writer),
+        })
+    }
+
+    /// The present snapshot.
+    #[inline]
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> Arc<PoolPlan> {
+        Arc::clone(&self.live.load().plan)
+    }
+
+    /// The backends.
+    pub fn set(&self) -> Arc<BackendSet> {
+        Arc::clone(&self.live.load().set)
+    }
+
+    /// The strategy in force.
+    pub fn strategy(&self) -> Arc<dyn Strategy> {
+        Arc::clone(&self.live.load().strategy)
+    }
+
+    /// Its name.
+    pub fn strategy_kind(&self) -> StrategyKind {
+        self.live.load().plan.strategy.kind
+    }
+
+    /// The member of that name.
+    pub fn backend(&self, name: &str) -> Option<Arc<Backend>> {
+        self.live.load().set.members.iter().find(|backend| &*backend.name == name).cloned()
+    }
+
+    /// Backends that left and still have requests in flight.
+    pub fn leaving(&self) -> Vec<Arc<Backend>> {
+        self.lock().leaving.clone()
+    }
+
+    /// Members that are up.
+    pub fn healthy(&self) -> usize {
+        let set = self.set();
+        if set.fail_open { 0 } else { set.ready.len() }
+    }
+
+    /// Puts another plan in force. Backends whose name and address stand in both keep their record: connections, counts,
+    /// averages and health. Returns those that left.
+    pub fn apply(&self, plan: Arc<PoolPlan>, now: Instant) -> Vec<Arc<Backend>> {
+        let mut writer = self.lock();
+        let live = self.live.load_full();
+        let built = members::build(&plan, &live.set.members, &mut writer, now);
+        let strategy = if live.plan.strategy == plan.strategy {
+            Arc::clone(&live.strategy)
+        } else {
+            writer.switch_strategy(&live, &plan.strategy)
+        };
+        writer.leaving.extend(built.left.iter().cloned());
+        let set = Arc::new(BackendSet::publish(writer.take_generation(), built.members, &plan));
+        self.live.store(Arc::new(Live { plan, set, strategy }));
+        drop(writer);
+        self.queue.wake_all();
+        built.left
+    }
+
+    /// A probe of `backend` ended.
+    pub fn probed(&self, backend: &Arc<Backend>, verdict: ProbeVerdict, now: Instant) -> Option<HealthChange> {
+        let change = backend.lock_health().probed(verdict == ProbeVerdict::Passed, now)?;
+        self.changed(backend, change, now);
+        Some(change)
+    }
+
+    /// A request at `backend` ended in a way that may matter to its health.
+    fn traffic(&self, backend: &Arc<Backend>, ending: crate::backend::Ending, now: Instant) {
+        let may_eject = self.may_eject();
+        let change = backend.lock_health().served(ending, now, may_eject);
+        if let Some(change) = change {
+            self.changed(backend, change, now);
+        }
+    }
+
+    /// Time passed: ejections may be over, and backends that left may be empty. Call it a few times a second.
+    pub fn tick(&self, now: Instant) {
+        let set = self.set();
+        for backend in &set.members {
+            let change = backend.lock_health().tick(now);
+            if let Some(change) = change {
+                self.changed(backend, change, now);
+            }
+        }
+        let mut writer = self.lock();
+        let (gone, leaving) = std::mem::take(&mut writer.leaving).into_iter().partition(|b| b.in_flight() == 0);
+        writer.leaving = leaving;
+        let gone: Vec<Arc<Backend>> = gone;
+        for backend in gone {
+            writer.free_slots.push(backend.slot);
+            tracing::info!(pool = %self.name, backend = %backend.name, "backend is gone: nothing in flight any more");
+        }
+    }
+
+    /// Whether active checks are paused.
+    pub fn checks_paused(&self) -> bool {
+        self.lock().checks_paused
+    }
+
+    /// Pauses or resumes active checks.
+    pub fn pause_checks(&self, paused: bool) {
+        self.lock().checks_paused = paused;
+    }
+
+    /// Recomputes and publishes which members are ready, after a change of health, weight or state.
+    pub fn republish(&self) {
+        let mut writer = self.lock();
+        let live = self.live.load_full();
+        let set = BackendSet::publish(writer.take_generation(), live.set.members.clone(), &live.plan);
+        self.live.store(Arc::new(Live {
+            plan: Arc::clone(&live.plan),
+            set: Arc::new(set),
+            strategy: Arc::clone(&live.strategy),
+        }));
+        drop(writer);
+        self.queue.wake_all();
+    }
+
+    /// The cap of contract `outlier.max_ejected`: floor, but at least 1 of 2 or more.
+    fn may_eject(&self) -> bool {
+        let live = self.live.load();
+        let members = live.set.members.len();
+        let ejected = live.set.members.iter().filter(|b| b.health_state() == HealthState::Ejected).count();
+        let share = (members as f64 * live.plan.outlier.max_ejected).floor() as usize;
+        let cap = if members >= 2 { share.max(1) } else { share };
+        ejected < cap
+    }
+
+    fn changed(&self, backend: &Arc<Backend>, change: HealthChange, now: Instant) {
+        let (from, to) = (change.from.name(), change.to.name());
+        let reason = change.reason.name();
+        match change.to {
+            HealthState::Up => {
+                if change.from != HealthState::Unknown {
+                    backend.begin_ramp(now);
+                }
+                tracing::info!(pool = %self.name, backend = %backend.name, from, to, reason, "backend is up");
+            }
+            HealthState::Ejected => {
+                let seconds = change.duration.map_or(0.0, |d| d.as_secs_f64());
+                tracing::warn!(pool = %self.name, backend = %backend.name, from, to, reason, seconds, "backend ejected");
+            }
+            HealthState::Down | HealthState::Warming | HealthState::Unknown => {
+                tracing::warn!(pool = %self.name, backend = %backend.name, from, to, reason, "backend takes no traffic");
+            }
+        }
+        if change.reason == Reason::ConsecutiveFailures {
+            backend.stats.ejections.fetch_add(1, Relaxed);
+        }
+        let before = self.set().fail_open;
+        self.republish();
+        let set = self.set();
+        if set.fail_open && !before {
+            let policy = match self.plan().when_unhealthy {
+                WhenUnhealthy::FailOpen => "using all of them (when_unhealthy = fail_open)",
+                WhenUnhealthy::Reject => "answering 503 (when_unhealthy = reject)",
+            };
+            tracing::error!(pool = %self.name, backends = set.members.len(), "no backend is healthy: {policy}");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    fn take_generation(&mut self) -> u64 {
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        generation
+    }
+
+    fn take_slot(&mut self) -> usize {
+        self.free_slots.pop().unwrap_or_else(|| {
+            self.next_slot += 1;
+            self.next_slot - 1
+        })
+    }
+
+    /// Parks the strategy in force and takes the one planned: from the parked ones when its settings are the same.
+    fn switch_strategy(&mut self, live: &Live, plan: &StrategyPlan) -> Arc<dyn Strategy> {
+        let old = live.plan.strategy.clone();
+        self.parked.insert(old.kind, (old, Arc::clone(&live.strategy)));
+        match self.parked.remove(&plan.kind) {
+            Some((settings, strategy)) if settings == *plan => strategy,
+            Some(_) | None => balance::build(plan).into(),
+        }
+    }
+}
