@@ -10,5 +10,6 @@ pub mod backend;
 pub mod balance;
 pub mod clock;
 pub mod config;
+pub mod proxy;
 pub mod telemetry;
 pub mod pool;
