@@ -13,3 +13,4 @@ pub mod config;
 pub mod proxy;
 pub mod telemetry;
 pub mod pool;
+pub mod rl;

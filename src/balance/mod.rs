@@ -14,6 +14,7 @@ use rand::rngs::SmallRng;
 
 use crate::backend::{Backend, Outcome};
 use crate::config::{StrategyKind, StrategyPlan};
+pub use crate::rl::store::StateError;
 
 /// Chooses a backend. One duty, two extras with empty defaults.
 pub trait Strategy: fmt::Debug + Send + Sync {
@@ -30,6 +31,26 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
         let _ = cx;
         Vec::new()
+    }
+
+    /// A request is about to be counted at `backend` that this strategy did not place: a sticky session, a control
+    /// group, a retry with one candidate left. The ticket comes back with its outcome; `None`: nothing to remember.
+    fn placed(&self, backend: &Backend, now: Instant) -> Option<Ticket> {
+        let _ = (backend, now);
+        None
+    }
+
+    /// What it has learned of `backends`, for the disk or for its successor after a reload; `None`: it learns nothing.
+    fn save(&self, backends: &[Arc<Backend>], now: Instant) -> Option<Vec<u8>> {
+        let _ = (backends, now);
+        None
+    }
+
+    /// Takes over what [`save`](Self::save) wrote, matched by name and address; what is not in `backends` is dropped.
+    /// On an error nothing was changed.
+    fn load(&self, bytes: &[u8], backends: &[Arc<Backend>], now: Instant) -> Result<(), StateError> {
+        let _ = (bytes, backends, now);
+        Ok(())
     }
 }
 
@@ -106,9 +127,9 @@ impl PickKind {
 /// The outcome of a pick.
 #[derive(Debug)]
 pub struct Observation<'a> {
-    /// The backend.
+    /// The backend. The request that ended is still counted in its `in_flight`.
     pub backend: &'a Backend,
-    /// The ticket of the pick; `None` when another strategy, or a sticky session, placed the request.
+    /// The ticket of the pick, or of [`Strategy::placed`]; `None` when another strategy placed the request.
     pub ticket: Option<Ticket>,
     /// How it ended.
     pub outcome: &'a Outcome,
