@@ -14,3 +14,4 @@ pub mod proxy;
 pub mod telemetry;
 pub mod pool;
 pub mod rl;
+pub mod telemetry;
