@@ -190,7 +190,7 @@ impl Default for IpHashPlan {
 
 impl Default for ResourceBasedPlan {
     fn default() -> Self {
-        Self { cpu: 0.4, memory: 0.3, in_flight: 0.3 }
+        Self { cpu: 0.4, memory: 0.3, in_flight: 0.3, expiry: Duration::from_secs(10) }
     }
 }
 

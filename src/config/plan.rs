@@ -330,6 +330,8 @@ pub struct ResourceBasedPlan {
     pub memory: f64,
     /// Weight of requests in flight.
     pub in_flight: f64,
+    /// An older sample is unknown: the pool's [`ResourcesPlan::expiry`], repeated here for the strategy.
+    pub expiry: Duration,
 }
 
 /// `[pools.NAME.rl]`: every key of the learning agent, resolved (file > preset > default of the agent).
