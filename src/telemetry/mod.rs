@@ -4,3 +4,4 @@
 //! writer of the Prometheus text format and the few process-wide metrics. Who owns the numbers walks them at scrape.
 
 pub mod logging;
+pub mod metrics;
