@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Ending;
+use super::{Ending, ProbeResult};
 use crate::config::{HealthPlan, OutlierPlan, ProbeKind};
 
 /// Where a backend stands.
@@ -143,13 +143,25 @@ impl Health {
         self.rules = rules;
     }
 
+    /// An active probe ended.
+    pub fn probe_ended(&mut self, result: ProbeResult, now: Instant) -> Option<HealthChange> {
+        match result {
+            ProbeResult::Passed => self.probed(true, now),
+            ProbeResult::Failed | ProbeResult::TimedOut => self.probed(false, now),
+            ProbeResult::Loading => self.loading(now),
+        }
+    }
+
     /// An active probe passed or failed.
     pub fn probed(&mut self, passed: bool, _now: Instant) -> Option<HealthChange> {
         let before = self.state();
         if passed {
             self.passes += 1;
             self.failures = 0;
-            let needed = if self.probe == HealthState::Unknown { 1 } else { self.rules.rise };
+            let needed = match self.probe {
+                HealthState::Unknown | HealthState::Warming => 1,
+                HealthState::Up | HealthState::Down | HealthState::Ejected => self.rules.rise,
+            };
             if self.passes >= needed {
                 self.probe = HealthState::Up;
             }
@@ -163,6 +175,16 @@ impl Health {
         self.change(before, if passed { Reason::ProbePassed } else { Reason::ProbeFailed }, None)
     }
 
+    /// An active probe was answered with "still loading". An explicit word, so it counts at once and is no failure; one
+    /// pass then brings the backend up.
+    pub fn loading(&mut self, _now: Instant) -> Option<HealthChange> {
+        let before = self.state();
+        self.passes = 0;
+        self.failures = 0;
+        self.probe = HealthState::Warming;
+        self.change(before, Reason::Loading, None)
+    }
+
     /// A request ended. `may_eject`: whether the pool's cap allows one more ejection.
     pub fn served(&mut self, ending: Ending, now: Instant, may_eject: bool) -> Option<HealthChange> {
         if ending == Ending::ClientGone {
@@ -170,6 +192,9 @@ impl Health {
         }
         if !ending.blames_backend() {
             self.traffic_failures = 0;
+            if self.ejected_until.is_none() {
+                self.ejections_in_a_row = 0;
+            }
             return None;
         }
         self.traffic_failures = self.traffic_failures.saturating_add(1);
@@ -179,7 +204,7 @@ impl Health {
         }
         let before = self.state();
         self.ejections_in_a_row = self.ejections_in_a_row.saturating_add(1);
-        let pause = (self.rules.base_ejection * self.ejections_in_a_row).min(self.rules.max_ejection);
+        let pause = self.rules.base_ejection.saturating_mul(self.ejections_in_a_row).min(self.rules.max_ejection);
         self.ejected_until = Some(now + pause);
         self.traffic_failures = 0;
         self.change(before, Reason::ConsecutiveFailures, Some(pause))
@@ -199,5 +224,109 @@ impl Health {
     fn change(&self, from: HealthState, reason: Reason, duration: Option<Duration>) -> Option<HealthChange> {
         let to = self.state();
         (from != to).then_some(HealthChange { from, to, reason, duration })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> HealthRules {
+        HealthRules {
+            rise: 2,
+            fall: 3,
+            probed: true,
+            consecutive_failures: 5,
+            base_ejection: Duration::from_secs(10),
+            max_ejection: Duration::from_secs(25),
+        }
+    }
+
+    fn probe(health: &mut Health, results: &[ProbeResult]) -> HealthState {
+        for result in results {
+            health.probe_ended(*result, Instant::now());
+        }
+        health.state()
+    }
+
+    use ProbeResult::{Failed, Loading, Passed, TimedOut};
+
+    #[test]
+    fn probes_move_it_by_rise_and_fall() {
+        for (results, expected) in [
+            (&[][..], HealthState::Unknown),
+            (&[Passed], HealthState::Up),
+            (&[Failed], HealthState::Down),
+            (&[Passed, Failed, TimedOut], HealthState::Up),
+            (&[Passed, Failed, TimedOut, Failed], HealthState::Down),
+            (&[Passed, Failed, Failed, Passed, Failed, Failed], HealthState::Up),
+            (&[Failed, Passed], HealthState::Down),
+            (&[Failed, Passed, Passed], HealthState::Up),
+            (&[Failed, Passed, Failed, Passed], HealthState::Down),
+            (&[Loading], HealthState::Warming),
+            (&[Loading, Loading, Loading, Loading], HealthState::Warming),
+            (&[Loading, Passed], HealthState::Up),
+            (&[Passed, Loading], HealthState::Warming),
+            (&[Loading, Failed, Failed, Failed], HealthState::Down),
+        ] {
+            assert_eq!(probe(&mut Health::new(rules()), results), expected, "{results:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_told_once() {
+        let (mut health, now) = (Health::new(rules()), Instant::now());
+        let change = health.probe_ended(Passed, now).unwrap();
+        assert_eq!((change.from, change.to), (HealthState::Unknown, HealthState::Up));
+        assert_eq!(health.probe_ended(Passed, now), None);
+    }
+
+    fn fail(health: &mut Health, times: u32, now: Instant) -> Option<HealthChange> {
+        (0..times).map(|_| health.served(Ending::Served(500), now, true)).last().flatten()
+    }
+
+    #[test]
+    fn ejection_grows_while_in_a_row_and_a_success_ends_the_row() {
+        let mut health = Health::new(rules());
+        let mut now = Instant::now();
+        probe(&mut health, &[Passed]);
+        for expected in [10, 20, 25, 25] {
+            assert_eq!(fail(&mut health, 4, now), None);
+            let change = fail(&mut health, 1, now).unwrap();
+            assert_eq!((change.to, change.duration), (HealthState::Ejected, Some(Duration::from_secs(expected))));
+            health.served(Ending::Served(200), now, true); // one that was still under way does not end the row
+            assert_eq!(fail(&mut health, 9, now), None, "an ejected one is not ejected again");
+            health.served(Ending::Served(200), now, true);
+            now += Duration::from_secs(expected);
+            assert_eq!(health.tick(now - Duration::from_millis(1)), None);
+            assert_eq!(health.tick(now).unwrap().to, HealthState::Up);
+        }
+        health.served(Ending::Served(200), now, true);
+        assert_eq!(fail(&mut health, 5, now).unwrap().duration, Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn what_does_not_eject() {
+        let (mut health, now) = (Health::new(rules()), Instant::now());
+        probe(&mut health, &[Passed]);
+        for _ in 0..20 {
+            health.served(Ending::ClientGone, now, true);
+            assert_eq!(fail(&mut health, 4, now), None);
+            assert_eq!(health.served(Ending::Served(404), now, true), None);
+        }
+        for _ in 0..20 {
+            assert_eq!(health.served(Ending::Reset, now, false), None, "the pool's cap is reached");
+        }
+        let mut off = Health::new(HealthRules { consecutive_failures: 0, ..rules() });
+        assert_eq!(fail(&mut off, 50, now), None);
+    }
+
+    #[test]
+    fn probes_decide_when_the_ejection_is_over() {
+        let (mut health, now) = (Health::new(rules()), Instant::now());
+        probe(&mut health, &[Passed]);
+        fail(&mut health, 5, now);
+        assert_eq!(probe(&mut health, &[Failed, Failed, Failed]), HealthState::Ejected);
+        assert_eq!(health.tick(now + Duration::from_secs(10)).unwrap().to, HealthState::Down);
     }
 }

@@ -7,11 +7,13 @@
 mod health;
 mod in_flight;
 mod outcome;
+mod probes;
 mod record;
 mod stats;
 
 pub use health::{Health, HealthChange, HealthRules, HealthState, Reason};
 pub use in_flight::InFlight;
 pub use outcome::{Ending, Outcome};
+pub use probes::{ProbeReport, ProbeResult, Probes};
 pub use record::{Backend, BackendId, BackendSpec, Resources};
 pub use stats::{CodeClass, HISTOGRAM_BUCKETS, Histogram, Stats};

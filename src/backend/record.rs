@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use super::health::{Health, HealthState};
+use super::probes::Probes;
 use super::stats::Stats;
 use crate::config::{Address, AdminState, SlowStartPlan};
 
@@ -61,6 +62,8 @@ pub struct Backend {
     pub stats: Stats,
     /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
     pub health: Mutex<Health>,
+    /// What active probes found.
+    pub probes: Probes,
     weight: AtomicU32,
     max_in_flight: AtomicU32,
     in_flight: AtomicU32,
@@ -93,6 +96,7 @@ impl Backend {
             born: now,
             stats: Stats::default(),
             health: Mutex::new(health),
+            probes: Probes::default(),
             weight: AtomicU32::new(spec.weight),
             max_in_flight: AtomicU32::new(spec.max_in_flight),
             in_flight: AtomicU32::new(0),

@@ -22,8 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
-use crate::backend::{Backend, HealthChange, HealthState, Histogram, Reason};
+use crate::backend::{Backend, HealthChange, HealthState, Histogram, ProbeReport, Reason};
 use crate::balance::{self, Strategy};
 use crate::config::{PoolPlan, StrategyKind, StrategyPlan, WhenUnhealthy};
 use queue::Queue;
@@ -37,17 +38,6 @@ pub struct Live {
     pub set: Arc<BackendSet>,
     /// The strategy.
     pub strategy: Arc<dyn Strategy>,
-}
-
-/// What a probe found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeVerdict {
-    /// It answered as it should.
-    Passed,
-    /// It did not.
-    Failed,
-    /// It says that it is still loading.
-    Warming,
 }
 
 /// Counters of a pool that belong to no single backend.
@@ -129,6 +119,8 @@ pub struct Pool {
     live: ArcSwap<Live>,
     queue: Queue,
     writer: Mutex<Writer>,
+    /// Told of every publication and pause, for the one task that follows them (the checker).
+    publications: Notify,
     /// What may be spent on second tries.
     pub budget: RetryBudget,
     /// The origin of `held_until`.
@@ -169,6 +161,7 @@ impl Pool {
             name: plan.name.as_str().into(),
             stats: PoolStats::default(),
             queue: Queue::default(),
+            publications: Notify::new(),
             budget: RetryBudget::new(now),
             born: now,
             held_until: AtomicU64::new(0),
@@ -234,14 +227,16 @@ impl Pool {
         let set = Arc::new(BackendSet::publish(writer.take_generation(), built.members, &plan));
         self.live.store(Arc::new(Live { plan, set, strategy }));
         drop(writer);
+        self.publications.notify_one();
         self.queue.wake_all();
         built.left
     }
 
     /// A probe of `backend` ended.
-    pub fn probed(&self, backend: &Arc<Backend>, verdict: ProbeVerdict, now: Instant) -> Option<HealthChange> {
-        let change = backend.lock_health().probed(verdict == ProbeVerdict::Passed, now)?;
-        self.changed(backend, change, now);
+    pub fn probed(&self, backend: &Arc<Backend>, report: &ProbeReport, now: Instant) -> Option<HealthChange> {
+        backend.probes.ended(report, now);
+        let change = backend.lock_health().probe_ended(report.result, now)?;
+        self.changed(backend, change, Some(&report.detail), now);
         Some(change)
     }
 
@@ -250,7 +245,7 @@ impl Pool {
         let may_eject = self.may_eject();
         let change = backend.lock_health().served(ending, now, may_eject);
         if let Some(change) = change {
-            self.changed(backend, change, now);
+            self.changed(backend, change, None, now);
         }
     }
 
@@ -260,7 +255,7 @@ impl Pool {
         for backend in &set.members {
             let change = backend.lock_health().tick(now);
             if let Some(change) = change {
-                self.changed(backend, change, now);
+                self.changed(backend, change, None, now);
             }
         }
         let mut writer = self.lock();
@@ -281,6 +276,12 @@ impl Pool {
     /// Pauses or resumes active checks.
     pub fn pause_checks(&self, paused: bool) {
         self.lock().checks_paused = paused;
+        self.publications.notify_one();
+    }
+
+    /// Ends at the next publication, or at once when there was one since the last call. For one task only.
+    pub async fn published(&self) {
+        self.publications.notified().await;
     }
 
     /// Recomputes and publishes which members are ready, after a change of health, weight or state.
@@ -294,6 +295,7 @@ impl Pool {
             strategy: Arc::clone(&live.strategy),
         }));
         drop(writer);
+        self.publications.notify_one();
         self.queue.wake_all();
     }
 
@@ -307,7 +309,7 @@ impl Pool {
         ejected < cap
     }
 
-    fn changed(&self, backend: &Arc<Backend>, change: HealthChange, now: Instant) {
+    fn changed(&self, backend: &Arc<Backend>, change: HealthChange, detail: Option<&str>, now: Instant) {
         let (from, to) = (change.from.name(), change.to.name());
         let reason = change.reason.name();
         match change.to {
@@ -322,7 +324,7 @@ impl Pool {
                 tracing::warn!(pool = %self.name, backend = %backend.name, from, to, reason, seconds, "backend ejected");
             }
             HealthState::Down | HealthState::Warming | HealthState::Unknown => {
-                tracing::warn!(pool = %self.name, backend = %backend.name, from, to, reason, "backend takes no traffic");
+                tracing::warn!(pool = %self.name, backend = %backend.name, from, to, reason, detail, "backend takes no traffic");
             }
         }
         if change.reason == Reason::ConsecutiveFailures {
