@@ -1,6 +1,10 @@
 //! The one reader of the clock. Pure rooms (`balance`, `rl`, `backend`) take `now` as an argument; everything else asks
 //! here, and gets tokio's clock, so that paused test time rules all.
 
+mod sweep;
+
+pub use sweep::{Deadline, TICK, coarse_millis, run as run_sweep};
+
 use std::time::Instant;
 
 /// The present moment: tokio's, hence virtual under `tokio::time::pause`.

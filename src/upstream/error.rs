@@ -1,0 +1,106 @@
+//! What can go wrong between us and a backend (or the client whose body we send), whose fault it is, and whether a
+//! byte may have been sent.
+
+use std::fmt;
+use std::io;
+
+/// What went wrong.
+#[derive(Debug)]
+pub enum Fault {
+    /// No connection: refused, unreachable, out of time or out of descriptors.
+    Connect(io::Error),
+    /// The backend's name has no address.
+    Unresolved,
+    /// The connection ended, before or amid the response.
+    Closed,
+    /// The connection failed.
+    Io(io::Error),
+    /// The backend spoke nonsense: what and where.
+    Protocol(&'static str),
+    /// No first byte in time.
+    FirstByteTimeout,
+    /// No further byte of the response in time.
+    IdleTimeout,
+    /// The request as a whole took too long.
+    TotalTimeout,
+    /// The client's body failed: the client left, or framed it wrongly.
+    ClientBody(String),
+    /// The client sent nothing of its body for too long.
+    ClientBodyTimeout,
+    /// The client's body exceeds the listener's limit.
+    ClientBodyTooLarge,
+}
+
+impl Fault {
+    /// Whether the client is to blame, not the backend.
+    pub fn blames_client(&self) -> bool {
+        match self {
+            Self::ClientBody(_) | Self::ClientBodyTimeout | Self::ClientBodyTooLarge => true,
+            Self::Connect(_)
+            | Self::Unresolved
+            | Self::Closed
+            | Self::Io(_)
+            | Self::Protocol(_)
+            | Self::FirstByteTimeout
+            | Self::IdleTimeout
+            | Self::TotalTimeout => false,
+        }
+    }
+
+    /// Whether a deadline passed while the backend was to speak.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::FirstByteTimeout | Self::IdleTimeout | Self::TotalTimeout)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(_) => f.write_str("no connection"),
+            Self::Unresolved => f.write_str("the backend's name has no address"),
+            Self::Closed => f.write_str("the backend closed the connection"),
+            Self::Io(_) => f.write_str("the connection failed"),
+            Self::Protocol(what) => write!(f, "the backend broke HTTP: {what}"),
+            Self::FirstByteTimeout => f.write_str("no first byte in time"),
+            Self::IdleTimeout => f.write_str("the response stalled"),
+            Self::TotalTimeout => f.write_str("the request took too long"),
+            Self::ClientBody(what) => write!(f, "the request body failed: {what}"),
+            Self::ClientBodyTimeout => f.write_str("the request body stalled"),
+            Self::ClientBodyTooLarge => f.write_str("the request body is too large"),
+        }
+    }
+}
+
+/// A failed exchange.
+#[derive(Debug)]
+pub struct UpstreamError {
+    /// What went wrong.
+    pub fault: Fault,
+    /// Whether a byte of the request may have been sent.
+    pub sent: bool,
+    /// Whether a byte of a response had arrived.
+    pub answered: bool,
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault.fmt(f)
+    }
+}
+
+impl std::error::Error for UpstreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.fault {
+            Fault::Connect(error) | Fault::Io(error) => Some(error),
+            Fault::Unresolved
+            | Fault::Closed
+            | Fault::Protocol(_)
+            | Fault::FirstByteTimeout
+            | Fault::IdleTimeout
+            | Fault::TotalTimeout
+            | Fault::ClientBody(_)
+            | Fault::ClientBodyTimeout
+            | Fault::ClientBodyTooLarge => None,
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Our HTTP/1.1 client, polled inside the downstream request's future.
+//!
+//! [`request`] writes a head, [`response`] reads one, [`chunked`] decodes a body, [`exchange`] joins them: it sends the
+//! request and receives the response at the same time. The parsers are pure functions over bytes: property-tested here,
+//! fuzzed in `fuzz/`.
+
+pub mod chunked;
+mod connection;
+mod exchange;
+pub mod request;
+pub mod response;
+
+pub use connection::Connection;
+pub use exchange::{Exchange, ExchangeTimeouts, Failed, ResponseBody};

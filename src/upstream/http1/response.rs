@@ -1,0 +1,323 @@
+//! A response head from an untrusted backend, parsed strictly. Pure: bytes in, verdict out.
+
+use std::mem::MaybeUninit;
+
+use bytes::BytesMut;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+use smallvec::SmallVec;
+
+use super::request::is_hop_by_hop;
+
+/// Bytes of response head tolerated (reliability.md §1).
+pub const MOST_HEAD_BYTES: usize = 64 * 1024;
+/// Fields of a response head tolerated (reliability.md §1).
+pub const MOST_FIELDS: usize = 200;
+/// Fields parsed without the larger array: nearly all answers.
+const USUAL_FIELDS: usize = 48;
+
+/// How a response body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// No body.
+    Empty,
+    /// This many bytes.
+    Length(u64),
+    /// The chunked coding.
+    Chunked,
+    /// Until the backend closes.
+    UntilClose,
+}
+
+/// A response head, or an informational one.
+#[derive(Debug)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// HTTP/1.1 or HTTP/1.0.
+    pub version: Version,
+    /// The fields that may pass on: no hop-by-hop fields, nothing that `Connection` names.
+    pub headers: HeaderMap,
+    /// What follows.
+    pub framing: Framing,
+    /// Whether the connection may be used again after the body.
+    pub keep_alive: bool,
+    /// The protocol of the `Upgrade` field, with a 101.
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// What the backend said about framing, collected while walking the fields.
+#[derive(Default)]
+struct Seen {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    named_by_connection: SmallVec<[HeaderName; 2]>,
+    upgrade: Option<HeaderValue>,
+}
+
+/// Parses one head from the front of `buffer`, as the answer to a request with `method`. `None`: more bytes are needed.
+/// On success the head is removed from `buffer`; header values are slices of it, not copies.
+///
+/// # Errors
+/// What is wrong; the connection must not be used any further.
+pub fn parse(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, &'static str> {
+    match parse_with::<USUAL_FIELDS>(buffer, method) {
+        Err(Problem::TooManyFields) => parse_with::<MOST_FIELDS>(buffer, method).map_err(Problem::text),
+        other => other.map_err(Problem::text),
+    }
+}
+
+enum Problem {
+    TooManyFields,
+    Other(&'static str),
+}
+
+impl Problem {
+    fn text(self) -> &'static str {
+        match self {
+            Self::TooManyFields => "too many header fields",
+            Self::Other(text) => text,
+        }
+    }
+}
+
+impl From<&'static str> for Problem {
+    fn from(text: &'static str) -> Self {
+        Self::Other(text)
+    }
+}
+
+fn parse_with<const FIELDS: usize>(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, Problem> {
+    let mut fields = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let used = match config.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
+        Ok(httparse::Status::Complete(used)) => used,
+        Ok(httparse::Status::Partial) if buffer.len() >= MOST_HEAD_BYTES => return Err("head too large".into()),
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(Problem::TooManyFields),
+        Err(httparse::Error::Status) => return Err("invalid status".into()),
+        Err(httparse::Error::Version) => return Err("invalid version".into()),
+        Err(_) => return Err("invalid head".into()),
+    };
+    if used > MOST_HEAD_BYTES {
+        return Err("head too large".into());
+    }
+    let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("invalid status")?;
+
+    // Offsets first: once the buffer is frozen, values become slices of it.
+    let base = buffer.as_ptr() as usize;
+    let mut kept: SmallVec<[(HeaderName, u32, u32); USUAL_FIELDS]> = SmallVec::new();
+    let mut seen = Seen::default();
+    for field in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "invalid header name")?;
+        if framing_field(&name, field.value, &mut seen)? {
+            continue;
+        }
+        let at = field.value.as_ptr() as usize - base;
+        kept.push((name, at as u32, (at + field.value.len()) as u32));
+    }
+    let frozen = buffer.split_to(used).freeze();
+    let mut headers = HeaderMap::with_capacity(kept.len() + 4);
+    for (name, from, to) in kept {
+        if seen.named_by_connection.contains(&name) {
+            continue;
+        }
+        let value = HeaderValue::from_maybe_shared(frozen.slice(from as usize..to as usize));
+        headers.append(name, value.map_err(|_| "invalid header value")?);
+    }
+    let framing = framing(&seen, status, version, method)?;
+    // A body's own length is written by hyper from its size; where there is no body the field is information.
+    if let (Framing::Empty, Some(length)) = (framing, seen.length)
+        && !seen.chunked
+        && (*method == Method::HEAD || status == StatusCode::NOT_MODIFIED)
+    {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let persistent = if version == Version::HTTP_11 { !seen.close } else { seen.keep_alive && !seen.close };
+    // Both framings at once is how responses are smuggled: the coding rules, and the connection is not trusted again.
+    let keep_alive = persistent && framing != Framing::UntilClose && !(seen.chunked && seen.length.is_some());
+    Ok(Some(Head { status, version, headers, framing, keep_alive, upgrade: seen.upgrade }))
+}
+
+/// Notes what a framing or hop-by-hop field says; `true` when it does not pass on.
+fn framing_field(name: &HeaderName, value: &[u8], seen: &mut Seen) -> Result<bool, &'static str> {
+    if *name == header::CONTENT_LENGTH {
+        let length = content_length(value)?;
+        if seen.length.is_some_and(|known| known != length) {
+            return Err("conflicting content-length");
+        }
+        seen.length = Some(length);
+        return Ok(true);
+    }
+    if *name == header::TRANSFER_ENCODING {
+        if seen.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err("unknown transfer-encoding");
+        }
+        seen.chunked = true;
+        return Ok(true);
+    }
+    if *name == header::CONNECTION {
+        for token in value.split(|byte| *byte == b',') {
+            connection_token(token.trim_ascii(), seen);
+        }
+        return Ok(true);
+    }
+    if *name == header::UPGRADE {
+        seen.upgrade = HeaderValue::from_bytes(value).ok();
+    }
+    // `Trailer` announces end-to-end fields and hyper sends trailers only when it is there.
+    Ok(is_hop_by_hop(name) && *name != header::TRAILER)
+}
+
+fn connection_token(token: &[u8], seen: &mut Seen) {
+    if token.eq_ignore_ascii_case(b"close") {
+        seen.close = true;
+    } else if token.eq_ignore_ascii_case(b"keep-alive") {
+        seen.keep_alive = true;
+    } else if let Ok(name) = HeaderName::from_bytes(token) {
+        seen.named_by_connection.push(name);
+    }
+}
+
+/// Digits only; a list must repeat one value (RFC 9112 section 6.3).
+fn content_length(value: &[u8]) -> Result<u64, &'static str> {
+    let mut found = None;
+    for part in value.split(|byte| *byte == b',') {
+        let part = part.trim_ascii();
+        if part.is_empty() || !part.iter().all(u8::is_ascii_digit) {
+            return Err("invalid content-length");
+        }
+        let text = std::str::from_utf8(part).map_err(|_| "invalid content-length")?;
+        let length: u64 = text.parse().map_err(|_| "invalid content-length")?;
+        if found.is_some_and(|known| known != length) {
+            return Err("conflicting content-length");
+        }
+        found = Some(length);
+    }
+    found.ok_or("invalid content-length")
+}
+
+/// RFC 9112 section 6.3, in its order.
+fn framing(seen: &Seen, status: StatusCode, version: Version, method: &Method) -> Result<Framing, &'static str> {
+    if seen.chunked && version == Version::HTTP_10 {
+        return Err("transfer-encoding in HTTP/1.0");
+    }
+    if status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || *method == Method::HEAD
+    {
+        return Ok(Framing::Empty);
+    }
+    if seen.chunked {
+        return Ok(Framing::Chunked);
+    }
+    Ok(match seen.length {
+        Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::UntilClose,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn head(text: &str) -> Result<Option<Head>, &'static str> {
+        parse(&mut BytesMut::from(text), &Method::GET)
+    }
+
+    #[test]
+    fn framing_follows_rfc_9112() {
+        let cases: [(&str, Framing, bool); 12] = [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Framing::Length(5), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n", Framing::Length(5), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nContent-Length: 5\r\n\r\n", Framing::Length(5), true),
+            ("HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n", Framing::Empty, true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n", Framing::Chunked, true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n", Framing::Chunked, false),
+            ("HTTP/1.1 200 OK\r\n\r\n", Framing::UntilClose, false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\n", Framing::Length(5), false),
+            ("HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 5\r\n\r\n", Framing::Length(5), true),
+            ("HTTP/1.1 200 OK\r\nconnection: Close\r\ncontent-length: 5\r\n\r\n", Framing::Length(5), false),
+            ("HTTP/1.1 204 No\r\ncontent-length: 5\r\n\r\n", Framing::Empty, true),
+            ("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", Framing::Empty, true),
+        ];
+        for (text, framing, keep_alive) in cases {
+            let head = head(text).unwrap().unwrap();
+            assert_eq!((head.framing, head.keep_alive), (framing, keep_alive), "{text:?}");
+            assert!(!head.headers.contains_key("transfer-encoding") && !head.headers.contains_key("connection"));
+        }
+    }
+
+    #[test]
+    fn hostile_heads_are_refused() {
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MOST_FIELDS + 1));
+        let large = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "x".repeat(MOST_HEAD_BYTES));
+        let endless = format!("HTTP/1.1 200 OK\r\na: {}", "x".repeat(MOST_HEAD_BYTES));
+        let cases = [
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/1.1 20x OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "junk\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5, 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\rc\r\n\r\n",
+            &many,
+            &large,
+            &endless,
+        ];
+        for text in cases {
+            assert!(head(text).is_err(), "{:?}", &text[..text.len().min(80)]);
+        }
+        assert!(head("HTTP/1.1 200 OK\r\na: b\r\n").unwrap().is_none());
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MOST_FIELDS));
+        assert_eq!(head(&many).unwrap().unwrap().headers.len(), MOST_FIELDS);
+    }
+
+    #[test]
+    fn what_connection_names_does_not_pass_and_head_keeps_its_length() {
+        let text =
+            "HTTP/1.1 200 OK\r\nconnection: x-a, keep-alive\r\nx-a: 1\r\nx-b: 2\r\ncontent-length: 7\r\n\r\nrest";
+        let mut buffer = BytesMut::from(text);
+        let head = parse(&mut buffer, &Method::HEAD).unwrap().unwrap();
+        assert_eq!(&buffer[..], b"rest");
+        assert_eq!(head.framing, Framing::Empty);
+        assert_eq!(head.headers["content-length"], "7");
+        assert!(!head.headers.contains_key("x-a") && head.headers.contains_key("x-b"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(tail in proptest::collection::vec(any::<u8>(), 0..200), status in 0..1000u16) {
+            let mut buffer = BytesMut::from(format!("HTTP/1.1 {status} x\r\n").as_bytes());
+            buffer.extend_from_slice(&tail);
+            let _ = parse(&mut buffer, &Method::GET);
+        }
+
+        #[test]
+        fn what_follows_the_head_stays(rest in proptest::collection::vec(any::<u8>(), 0..50), length in any::<u64>()) {
+            let mut buffer = BytesMut::from(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+            buffer.extend_from_slice(&rest);
+            let head = parse(&mut buffer, &Method::GET).unwrap().unwrap();
+            prop_assert_eq!(head.framing, if length == 0 { Framing::Empty } else { Framing::Length(length) });
+            prop_assert_eq!(&buffer[..], &rest[..]);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! How to reach a backend: connections with deadlines, a worker's idle ones, and our own HTTP/1.1 client.
+//!
+//! The client is ours because proxying is what we are for: it is polled inside the downstream request's own future, with
+//! no task, channel or lock between, and it treats every byte of a backend as hostile.
+
+mod connect;
+mod error;
+pub mod http1;
+mod idle;
+mod stream;
+
+pub use connect::connect;
+pub use error::{Fault, UpstreamError};
+pub use idle::IdleConnections;
+pub use stream::Stream;
