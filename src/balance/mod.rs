@@ -127,7 +127,7 @@ impl PickKind {
 /// The outcome of a pick.
 #[derive(Debug)]
 pub struct Observation<'a> {
-    /// The backend. The request that ended is still counted in its `in_flight`.
+    /// The backend. The request that ended is no longer counted in its `in_flight`.
     pub backend: &'a Backend,
     /// The ticket of the pick, or of [`Strategy::placed`]; `None` when another strategy placed the request.
     pub ticket: Option<Ticket>,
