@@ -4,6 +4,7 @@
 //! the proxy and, in virtual time, in the simulator. A strategy never filters: every candidate it is given may be picked
 //! (the pool has already left out what is down, draining, full, held or tried).
 
+mod rl;
 mod round_robin;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use rand::rngs::SmallRng;
 use crate::backend::{Backend, Outcome};
 use crate::config::{StrategyKind, StrategyPlan};
 pub use crate::rl::store::StateError;
+pub use rl::{Rl, Row, Table};
 
 /// Chooses a backend. One duty, two extras with empty defaults.
 pub trait Strategy: fmt::Debug + Send + Sync {
@@ -51,6 +53,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn load(&self, bytes: &[u8], backends: &[Arc<Backend>], now: Instant) -> Result<(), StateError> {
         let _ = (bytes, backends, now);
         Ok(())
+    }
+
+    /// The learning agent inside, for its statistics and tables, if this strategy has one.
+    fn agent(&self) -> Option<&Rl> {
+        None
     }
 }
 
@@ -147,8 +154,8 @@ pub fn build(plan: &StrategyPlan) -> Box<dyn Strategy> {
         | StrategyKind::IpHash
         | StrategyKind::Random
         | StrategyKind::ResourceBased
-        | StrategyKind::Rl
         | StrategyKind::PowerOfTwo
         | StrategyKind::PeakEwma => Box::new(round_robin::RoundRobin::default()),
+        StrategyKind::Rl => Box::new(Rl::new(&plan.rl)),
     }
 }

@@ -380,11 +380,7 @@ impl Agent {
             + self.error_unit(median) * record.faults.excess();
         let own_load = level * drift * OWN_LOAD * f64::from(n);
         let balance = if cost > 0.0 { own_load / cost } else { 0.0 };
-        let reward = if sla > 0.0 {
-            self.reward.request(seen.total, seen.ok, balance, sla)
-        } else {
-            Reward::default()
-        };
+        let reward = if sla > 0.0 { self.reward.request(seen.total, seen.ok, balance, sla) } else { Reward::default() };
         record.tally.learned(td_error, reward.total);
         Lesson { reward, q_value: -cost, td_error }
     }

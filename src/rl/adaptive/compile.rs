@@ -2,8 +2,8 @@
 //! values, error prices, staleness, diversity. This is what the guide's decision cache of 100 ms holds here; a *choice*
 //! is never cached (measured: 4.5 × the cost over the fixed suite).
 
-use super::agent::{Agent, Scratch};
 use super::super::exploration;
+use super::agent::{Agent, Scratch};
 use super::value::{self, BINS, Cells};
 
 /// Seconds between compilations: the guide's cache time.

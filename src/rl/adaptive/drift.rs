@@ -5,8 +5,8 @@
 //! stall shows before any response does. The multiplier `m` follows the ratio of a fast to a slow mean of `x`, outside a
 //! deadband of three standard errors.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::atomic::Number;
 
@@ -110,7 +110,9 @@ impl Drift {
     /// while nothing is known of the backend.
     #[inline]
     pub(super) fn advance(&self, n: u32, gap: Option<f64>, now: f64) {
-        if n > 0 && let Some(gap) = gap {
+        if n > 0
+            && let Some(gap) = gap
+        {
             self.exposure.set(self.exposure_now(n, gap, now));
         }
         self.since.set(now.max(self.since.get()));

@@ -39,7 +39,7 @@ pub struct SavedBackend {
 
 impl SavedBackend {
     /// Whether every number is one that an agent can have learned.
-    fn is_sound(&self) -> bool {
+    pub fn is_sound(&self) -> bool {
         let (fast, slow, _) = self.drift;
         let (ends, failures, interval, age) = self.faults;
         let numbers = [self.level, self.samples, fast, slow, ends, failures, interval, age];
@@ -92,8 +92,7 @@ impl Agent {
     /// Takes over what was known of a backend. `false`: the numbers are not sound, nothing was changed.
     pub fn resume_backend(&self, slot: usize, id: u64, saved: &SavedBackend, now: f64) -> bool {
         let Some(record) = self.records.of(slot, id).filter(|_| saved.is_sound()) else { return false };
-        let (Ok(count), Ok(mean)) =
-            (saved.cell_counts.as_slice().try_into(), saved.cell_means.as_slice().try_into())
+        let (Ok(count), Ok(mean)) = (saved.cell_counts.as_slice().try_into(), saved.cell_means.as_slice().try_into())
         else {
             return false;
         };

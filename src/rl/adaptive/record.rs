@@ -225,10 +225,7 @@ impl Record {
 
     /// A copy of the cells.
     pub(super) fn cells(&self) -> Cells {
-        Cells {
-            count: std::array::from_fn(|i| self.count[i].get()),
-            mean: std::array::from_fn(|i| self.mean[i].get()),
-        }
+        Cells { count: std::array::from_fn(|i| self.count[i].get()), mean: std::array::from_fn(|i| self.mean[i].get()) }
     }
 
     /// Multiplies all counts: the past fades.

@@ -54,11 +54,7 @@ pub(super) fn bin(n: u32) -> usize {
 /// The load that each bin stands for.
 pub(super) fn representatives() -> [f64; BINS] {
     std::array::from_fn(|i| {
-        if i < SINGLE {
-            i as f64
-        } else {
-            SINGLE as f64 * 2_f64.powf((i as f64 - SINGLE as f64 + 0.5) / PER_DOUBLING)
-        }
+        if i < SINGLE { i as f64 } else { SINGLE as f64 * 2_f64.powf((i as f64 - SINGLE as f64 + 0.5) / PER_DOUBLING) }
     })
 }
 
