@@ -1,13 +1,21 @@
 //! One state machine for what active probes and live traffic say of a backend.
 //!
-//! Probes move it between unknown, up and down by `rise` and `fall`; failures of live traffic eject it for a time that
-//! grows with each ejection in a row. Every transition is returned as a [`HealthChange`], so that the caller logs it,
-//! counts it and publishes a new set of candidates; no other code changes health.
+//! Probes move it between unknown, warming, up and down by `rise` and `fall`; failures of live traffic eject it for a
+//! time that grows with each ejection in a row. The two do not overrule each other: a passing probe does not shorten an
+//! ejection (the engine whose `/health` stays green while every answer fails is the case to catch), and a failing one is
+//! remembered beneath it. After an ejection the backend is on trial: the first request begun since then decides, one
+//! failure ejects it again.
+//!
+//! Every transition is returned as a [`HealthChange`], so that the caller logs it, counts it and publishes a new set of
+//! candidates; no other code changes health. Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
-use super::{Ending, ProbeResult};
+use super::{Ending, Outcome, ProbeResult};
 use crate::config::{HealthPlan, OutlierPlan, ProbeKind};
+
+/// An ejection never lasts longer than this, whatever is configured: it keeps the arithmetic of times in range.
+const EJECTION_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Where a backend stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +33,9 @@ pub enum HealthState {
 }
 
 impl HealthState {
+    /// Every state, in the order of the contract.
+    pub const ALL: [Self; 5] = [Self::Up, Self::Down, Self::Ejected, Self::Warming, Self::Unknown];
+
     /// The contract's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -44,12 +55,20 @@ pub enum Reason {
     ProbePassed,
     /// Enough probes failed.
     ProbeFailed,
+    /// Enough probes got no answer in time.
+    ProbeTimedOut,
     /// It said that it is loading.
     Loading,
     /// Consecutive failures of live traffic.
     ConsecutiveFailures,
+    /// The first request after an ejection failed too.
+    TrialFailed,
     /// The ejection ran out.
     EjectionOver,
+    /// The ejection was ended by hand.
+    Released,
+    /// Probes or ejection were switched off.
+    RulesChanged,
 }
 
 impl Reason {
@@ -58,9 +77,13 @@ impl Reason {
         match self {
             Self::ProbePassed => "probe_passed",
             Self::ProbeFailed => "probe_failed",
+            Self::ProbeTimedOut => "probe_timed_out",
             Self::Loading => "loading",
             Self::ConsecutiveFailures => "consecutive_failures",
+            Self::TrialFailed => "trial_failed",
             Self::EjectionOver => "ejection_over",
+            Self::Released => "released",
+            Self::RulesChanged => "rules_changed",
         }
     }
 }
@@ -81,7 +104,7 @@ pub struct HealthChange {
 /// The rules of a pool that the state machine obeys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthRules {
-    /// Passes in a row to come up (the very first probe needs one).
+    /// Passes in a row to come up from down (the very first probe, and the first after loading, need one).
     pub rise: u32,
     /// Failures in a row to go down.
     pub fall: u32,
@@ -89,7 +112,7 @@ pub struct HealthRules {
     pub probed: bool,
     /// Failures of live traffic in a row that eject; 0: never.
     pub consecutive_failures: u32,
-    /// First ejection.
+    /// First ejection; the n-th in a row lasts n times as long.
     pub base_ejection: Duration,
     /// Longest ejection.
     pub max_ejection: Duration,
@@ -107,27 +130,50 @@ impl HealthRules {
             max_ejection: outlier.max_ejection,
         }
     }
+
+    /// How long the `nth` ejection in a row lasts.
+    fn ejection(&self, nth: u32) -> Duration {
+        self.base_ejection.saturating_mul(nth).min(self.max_ejection).min(EJECTION_LIMIT)
+    }
 }
 
 /// The health of one backend.
 #[derive(Debug)]
 pub struct Health {
     rules: HealthRules,
-    /// What the probes say.
+    /// What the probes say, beneath any ejection.
     probe: HealthState,
     passes: u32,
     failures: u32,
+    /// Good answers of live traffic that the backend had counted at the last probe.
+    answers_seen: u64,
     /// Failures of live traffic in a row.
     traffic_failures: u32,
     ejected_until: Option<Instant>,
-    ejections_in_a_row: u32,
+    /// Ejections in a row: what the next one is multiplied with. Fades, see [`Self::eject`].
+    streak: u32,
+    /// When the last ejection ended.
+    released: Option<Instant>,
+    /// The next request begun after `released` decides.
+    on_trial: bool,
 }
 
 impl Health {
     /// A backend nothing is known of yet.
     pub fn new(rules: HealthRules) -> Self {
         let probe = if rules.probed { HealthState::Unknown } else { HealthState::Up };
-        Self { rules, probe, passes: 0, failures: 0, traffic_failures: 0, ejected_until: None, ejections_in_a_row: 0 }
+        Self {
+            rules,
+            probe,
+            passes: 0,
+            failures: 0,
+            answers_seen: 0,
+            traffic_failures: 0,
+            ejected_until: None,
+            streak: 0,
+            released: None,
+            on_trial: false,
+        }
     }
 
     /// Where the backend stands.
@@ -135,90 +181,156 @@ impl Health {
         if self.ejected_until.is_some() { HealthState::Ejected } else { self.probe }
     }
 
-    /// Puts other rules in force; history stays.
-    pub fn set_rules(&mut self, rules: HealthRules) {
+    /// When the present ejection ends.
+    pub fn ejected_until(&self) -> Option<Instant> {
+        self.ejected_until
+    }
+
+    /// Whether the next good answer matters: it ends a run of failures or a trial. Lets the request path skip the lock.
+    pub fn awaits_success(&self) -> bool {
+        self.traffic_failures > 0 || self.on_trial
+    }
+
+    /// Puts other rules in force; history stays. A backend whose probes or ejections are switched off is no longer
+    /// kept out by them; one whose probes are switched on keeps its state until they say otherwise.
+    pub fn set_rules(&mut self, rules: HealthRules, now: Instant) -> Option<HealthChange> {
+        let before = self.state();
         if !rules.probed {
             self.probe = HealthState::Up;
+            (self.passes, self.failures) = (0, 0);
+        }
+        if rules.consecutive_failures == 0 {
+            self.ejected_until = None;
+            (self.streak, self.traffic_failures, self.on_trial) = (0, 0, false);
+        } else if let Some(until) = self.ejected_until {
+            let latest = now.checked_add(rules.max_ejection.min(EJECTION_LIMIT)).unwrap_or(until);
+            self.ejected_until = Some(until.min(latest));
         }
         self.rules = rules;
+        self.change(before, Reason::RulesChanged, None)
     }
 
-    /// An active probe ended.
-    pub fn probe_ended(&mut self, result: ProbeResult, now: Instant) -> Option<HealthChange> {
-        match result {
-            ProbeResult::Passed => self.probed(true, now),
-            ProbeResult::Failed | ProbeResult::TimedOut => self.probed(false, now),
-            ProbeResult::Loading => self.loading(now),
-        }
-    }
-
-    /// An active probe passed or failed.
-    pub fn probed(&mut self, passed: bool, _now: Instant) -> Option<HealthChange> {
+    /// An active probe ended. `answers`: good answers of live traffic so far. A probe that got no answer in time is no
+    /// verdict while they grow: a busy engine probes late.
+    pub fn probe_ended(&mut self, result: ProbeResult, answers: u64, _now: Instant) -> Option<HealthChange> {
         let before = self.state();
-        if passed {
-            self.passes += 1;
-            self.failures = 0;
-            let needed = match self.probe {
-                HealthState::Unknown | HealthState::Warming => 1,
-                HealthState::Up | HealthState::Down | HealthState::Ejected => self.rules.rise,
-            };
-            if self.passes >= needed {
-                self.probe = HealthState::Up;
+        let answering = answers > self.answers_seen;
+        self.answers_seen = answers;
+        let reason = match result {
+            ProbeResult::Passed => {
+                self.probe_passed();
+                Reason::ProbePassed
             }
-        } else {
-            self.failures += 1;
-            self.passes = 0;
-            if self.failures >= self.rules.fall || self.probe == HealthState::Unknown {
-                self.probe = HealthState::Down;
+            ProbeResult::TimedOut if answering && self.probe == HealthState::Up => return None,
+            ProbeResult::TimedOut => {
+                self.probe_failed();
+                Reason::ProbeTimedOut
             }
-        }
-        self.change(before, if passed { Reason::ProbePassed } else { Reason::ProbeFailed }, None)
+            ProbeResult::Failed => {
+                self.probe_failed();
+                Reason::ProbeFailed
+            }
+            ProbeResult::Loading => {
+                (self.passes, self.failures) = (0, 0);
+                if self.rules.probed {
+                    self.probe = HealthState::Warming;
+                }
+                Reason::Loading
+            }
+        };
+        self.change(before, reason, None)
     }
 
-    /// An active probe was answered with "still loading". An explicit word, so it counts at once and is no failure; one
-    /// pass then brings the backend up.
-    pub fn loading(&mut self, _now: Instant) -> Option<HealthChange> {
-        let before = self.state();
-        self.passes = 0;
+    fn probe_passed(&mut self) {
+        self.passes = self.passes.saturating_add(1);
         self.failures = 0;
-        self.probe = HealthState::Warming;
-        self.change(before, Reason::Loading, None)
+        let needed = match self.probe {
+            HealthState::Unknown | HealthState::Warming => 1,
+            HealthState::Up | HealthState::Down | HealthState::Ejected => self.rules.rise,
+        };
+        if self.passes >= needed {
+            if self.probe != HealthState::Up {
+                // It comes back from the dead: failures of its former life do not count against it.
+                self.traffic_failures = 0;
+            }
+            self.probe = HealthState::Up;
+        }
     }
 
-    /// A request ended. `may_eject`: whether the pool's cap allows one more ejection.
-    pub fn served(&mut self, ending: Ending, now: Instant, may_eject: bool) -> Option<HealthChange> {
-        if ending == Ending::ClientGone {
+    fn probe_failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.passes = 0;
+        if self.rules.probed && (self.failures >= self.rules.fall || self.probe == HealthState::Unknown) {
+            self.probe = HealthState::Down;
+        }
+    }
+
+    /// A request ended `now`. `may_eject`: whether the pool's cap allows one more ejection; when it does not, the next
+    /// failure asks again.
+    pub fn served(&mut self, outcome: &Outcome, now: Instant, may_eject: bool) -> Option<HealthChange> {
+        if outcome.ending == Ending::ClientGone || self.ejected_until.is_some() {
             return None;
         }
-        if !ending.blames_backend() {
+        // A request that began before the last ejection ended says nothing about now: a stream may take minutes to break.
+        let began = now.checked_sub(outcome.total).unwrap_or(now);
+        if self.released.is_some_and(|released| began < released) {
+            return None;
+        }
+        if !outcome.ending.blames_backend() {
             self.traffic_failures = 0;
-            if self.ejected_until.is_none() {
-                self.ejections_in_a_row = 0;
-            }
+            self.on_trial = false;
             return None;
         }
         self.traffic_failures = self.traffic_failures.saturating_add(1);
         let limit = self.rules.consecutive_failures;
-        if limit == 0 || self.traffic_failures < limit || !may_eject || self.ejected_until.is_some() {
+        let enough = self.on_trial || self.traffic_failures >= limit;
+        if limit == 0 || !enough || !may_eject {
             return None;
         }
-        let before = self.state();
-        self.ejections_in_a_row = self.ejections_in_a_row.saturating_add(1);
-        let pause = self.rules.base_ejection.saturating_mul(self.ejections_in_a_row).min(self.rules.max_ejection);
-        self.ejected_until = Some(now + pause);
-        self.traffic_failures = 0;
-        self.change(before, Reason::ConsecutiveFailures, Some(pause))
+        Some(self.eject(now))
+    }
+
+    /// Ejects. The n-th time in a row lasts n times as long; for every such time that passed without an ejection since
+    /// the last one ended, n falls by one.
+    fn eject(&mut self, now: Instant) -> HealthChange {
+        let from = self.state();
+        let mut clean = self.released.map_or(Duration::ZERO, |released| now.saturating_duration_since(released));
+        while self.streak > 0 {
+            let Some(rest) = clean.checked_sub(self.rules.ejection(self.streak)) else { break };
+            clean = rest;
+            self.streak -= 1;
+        }
+        // Beyond the first that reaches the cap a longer memory would only delay the forgetting.
+        if self.streak == 0 || self.rules.ejection(self.streak) < self.rules.max_ejection {
+            self.streak = self.streak.saturating_add(1);
+        }
+        let pause = self.rules.ejection(self.streak);
+        self.ejected_until = now.checked_add(pause).or(Some(now));
+        let reason = if self.on_trial { Reason::TrialFailed } else { Reason::ConsecutiveFailures };
+        (self.traffic_failures, self.on_trial) = (0, false);
+        HealthChange { from, to: HealthState::Ejected, reason, duration: Some(pause) }
     }
 
     /// Time passed: an ejection may be over.
     pub fn tick(&mut self, now: Instant) -> Option<HealthChange> {
-        let until = self.ejected_until?;
-        if now < until {
+        if now < self.ejected_until? {
             return None;
         }
+        self.end_ejection(now, Reason::EjectionOver)
+    }
+
+    /// Ends an ejection by hand. The next request decides, as after one that ran out.
+    pub fn release(&mut self, now: Instant) -> Option<HealthChange> {
+        self.ejected_until?;
+        self.end_ejection(now, Reason::Released)
+    }
+
+    fn end_ejection(&mut self, now: Instant, reason: Reason) -> Option<HealthChange> {
         let before = self.state();
         self.ejected_until = None;
-        self.change(before, Reason::EjectionOver, None)
+        self.released = Some(now);
+        self.on_trial = true;
+        self.change(before, reason, None)
     }
 
     fn change(&self, from: HealthState, reason: Reason, duration: Option<Duration>) -> Option<HealthChange> {
@@ -228,105 +340,4 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules() -> HealthRules {
-        HealthRules {
-            rise: 2,
-            fall: 3,
-            probed: true,
-            consecutive_failures: 5,
-            base_ejection: Duration::from_secs(10),
-            max_ejection: Duration::from_secs(25),
-        }
-    }
-
-    fn probe(health: &mut Health, results: &[ProbeResult]) -> HealthState {
-        for result in results {
-            health.probe_ended(*result, Instant::now());
-        }
-        health.state()
-    }
-
-    use ProbeResult::{Failed, Loading, Passed, TimedOut};
-
-    #[test]
-    fn probes_move_it_by_rise_and_fall() {
-        for (results, expected) in [
-            (&[][..], HealthState::Unknown),
-            (&[Passed], HealthState::Up),
-            (&[Failed], HealthState::Down),
-            (&[Passed, Failed, TimedOut], HealthState::Up),
-            (&[Passed, Failed, TimedOut, Failed], HealthState::Down),
-            (&[Passed, Failed, Failed, Passed, Failed, Failed], HealthState::Up),
-            (&[Failed, Passed], HealthState::Down),
-            (&[Failed, Passed, Passed], HealthState::Up),
-            (&[Failed, Passed, Failed, Passed], HealthState::Down),
-            (&[Loading], HealthState::Warming),
-            (&[Loading, Loading, Loading, Loading], HealthState::Warming),
-            (&[Loading, Passed], HealthState::Up),
-            (&[Passed, Loading], HealthState::Warming),
-            (&[Loading, Failed, Failed, Failed], HealthState::Down),
-        ] {
-            assert_eq!(probe(&mut Health::new(rules()), results), expected, "{results:?}");
-        }
-    }
-
-    #[test]
-    fn a_change_is_told_once() {
-        let (mut health, now) = (Health::new(rules()), Instant::now());
-        let change = health.probe_ended(Passed, now).unwrap();
-        assert_eq!((change.from, change.to), (HealthState::Unknown, HealthState::Up));
-        assert_eq!(health.probe_ended(Passed, now), None);
-    }
-
-    fn fail(health: &mut Health, times: u32, now: Instant) -> Option<HealthChange> {
-        (0..times).map(|_| health.served(Ending::Served(500), now, true)).last().flatten()
-    }
-
-    #[test]
-    fn ejection_grows_while_in_a_row_and_a_success_ends_the_row() {
-        let mut health = Health::new(rules());
-        let mut now = Instant::now();
-        probe(&mut health, &[Passed]);
-        for expected in [10, 20, 25, 25] {
-            assert_eq!(fail(&mut health, 4, now), None);
-            let change = fail(&mut health, 1, now).unwrap();
-            assert_eq!((change.to, change.duration), (HealthState::Ejected, Some(Duration::from_secs(expected))));
-            health.served(Ending::Served(200), now, true); // one that was still under way does not end the row
-            assert_eq!(fail(&mut health, 9, now), None, "an ejected one is not ejected again");
-            health.served(Ending::Served(200), now, true);
-            now += Duration::from_secs(expected);
-            assert_eq!(health.tick(now - Duration::from_millis(1)), None);
-            assert_eq!(health.tick(now).unwrap().to, HealthState::Up);
-        }
-        health.served(Ending::Served(200), now, true);
-        assert_eq!(fail(&mut health, 5, now).unwrap().duration, Some(Duration::from_secs(10)));
-    }
-
-    #[test]
-    fn what_does_not_eject() {
-        let (mut health, now) = (Health::new(rules()), Instant::now());
-        probe(&mut health, &[Passed]);
-        for _ in 0..20 {
-            health.served(Ending::ClientGone, now, true);
-            assert_eq!(fail(&mut health, 4, now), None);
-            assert_eq!(health.served(Ending::Served(404), now, true), None);
-        }
-        for _ in 0..20 {
-            assert_eq!(health.served(Ending::Reset, now, false), None, "the pool's cap is reached");
-        }
-        let mut off = Health::new(HealthRules { consecutive_failures: 0, ..rules() });
-        assert_eq!(fail(&mut off, 50, now), None);
-    }
-
-    #[test]
-    fn probes_decide_when_the_ejection_is_over() {
-        let (mut health, now) = (Health::new(rules()), Instant::now());
-        probe(&mut health, &[Passed]);
-        fail(&mut health, 5, now);
-        assert_eq!(probe(&mut health, &[Failed, Failed, Failed]), HealthState::Ejected);
-        assert_eq!(health.tick(now + Duration::from_secs(10)).unwrap().to, HealthState::Down);
-    }
-}
+mod tests;

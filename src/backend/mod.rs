@@ -4,16 +4,24 @@
 //! changes of strategy. [`InFlight`] is the only way to count a request; [`Outcome`] is how one ended; [`Health`] is the
 //! one state machine of active checks and passive ejection.
 
+mod averages;
 mod health;
+mod histogram;
+mod identity;
 mod in_flight;
 mod outcome;
 mod probes;
 mod record;
 mod stats;
+mod window;
 
+pub use averages::{DECAY_SECONDS, FAILURE_SECONDS, FAILURE_SECONDS_MAX};
 pub use health::{Health, HealthChange, HealthRules, HealthState, Reason};
+pub use histogram::{HISTOGRAM_BUCKETS, Histogram};
+pub use identity::stable_hash;
 pub use in_flight::InFlight;
 pub use outcome::{Ending, Outcome};
 pub use probes::{ProbeReport, ProbeResult, Probes};
 pub use record::{Backend, BackendId, BackendSpec, Resources};
-pub use stats::{CodeClass, HISTOGRAM_BUCKETS, Histogram, Stats};
+pub use stats::{AttemptResult, CodeClass, Stats, StatsView};
+pub use window::WINDOW;

@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-use super::health::{Health, HealthState};
-use super::probes::Probes;
-use super::stats::Stats;
+use super::Outcome;
+use super::health::{Health, HealthChange, HealthRules, HealthState};
+use super::identity::stable_hash;
+use super::probes::{ProbeResult, Probes};
+use super::stats::{AttemptResult, Stats};
 use crate::config::{Address, AdminState, SlowStartPlan};
 
 /// Names one [`Backend`] for the life of the process; never reused.
@@ -54,28 +56,40 @@ pub struct Backend {
     pub slot: usize,
     /// The operator's name for it.
     pub name: Arc<str>,
+    /// [`stable_hash`] of the name: the same in every process and version.
+    pub name_hash: u64,
     /// Where it is, as written.
     pub address: Address,
     /// When this record was made; the origin of all stored times.
     pub born: Instant,
     /// Counters, averages and histograms.
     pub stats: Stats,
-    /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
-    pub health: Mutex<Health>,
     /// What active probes found.
     pub probes: Probes,
-    weight: AtomicU32,
-    max_in_flight: AtomicU32,
+    hot: Hot,
+    /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
+    health: Mutex<Health>,
+    resources: Mutex<Resources>,
+}
+
+/// What every pick reads of every candidate, together in one cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Hot {
     in_flight: AtomicU32,
+    max_in_flight: AtomicU32,
+    weight: AtomicU32,
     admin: AtomicU8,
+    /// The next success must be told to the health record too.
+    watched: AtomicBool,
     /// Nanoseconds after `born` until which `Retry-After` keeps traffic away; 0: free.
     held_until: AtomicU64,
     /// Nanoseconds after `born` at which the present slow start began; `u64::MAX`: none.
     ramp_from: AtomicU64,
-    slow_start: Option<SlowStartPlan>,
-    /// Live traffic failed lately, so the next success must be told to the health record too.
-    watched: AtomicBool,
-    resources: Mutex<Resources>,
+    /// Length of a slow start, nanoseconds; 0: none is configured.
+    ramp_window: AtomicU64,
+    /// The share of its weight that it begins with, f64 bits.
+    ramp_least: AtomicU64,
 }
 
 impl Backend {
@@ -88,42 +102,48 @@ impl Backend {
         health: Health,
         now: Instant,
     ) -> Self {
-        Self {
+        let backend = Self {
             id,
             slot,
             name: spec.name.as_str().into(),
+            name_hash: stable_hash(spec.name.as_bytes()),
             address: spec.address.clone(),
             born: now,
-            stats: Stats::default(),
-            health: Mutex::new(health),
+            stats: Stats::new(now),
             probes: Probes::default(),
-            weight: AtomicU32::new(spec.weight),
-            max_in_flight: AtomicU32::new(spec.max_in_flight),
-            in_flight: AtomicU32::new(0),
-            admin: AtomicU8::new(encode(spec.state)),
-            held_until: AtomicU64::new(0),
-            ramp_from: AtomicU64::new(u64::MAX),
-            slow_start,
-            watched: AtomicBool::new(false),
+            hot: Hot {
+                in_flight: AtomicU32::new(0),
+                max_in_flight: AtomicU32::new(spec.max_in_flight),
+                weight: AtomicU32::new(spec.weight),
+                admin: AtomicU8::new(encode(spec.state)),
+                watched: AtomicBool::new(health.awaits_success()),
+                held_until: AtomicU64::new(0),
+                ramp_from: AtomicU64::new(u64::MAX),
+                ramp_window: AtomicU64::new(0),
+                ramp_least: AtomicU64::new(0),
+            },
+            health: Mutex::new(health),
             resources: Mutex::new(Resources::default()),
-        }
+        };
+        backend.set_slow_start(slow_start.as_ref());
+        backend
     }
 
     /// Requests in flight, from the pick to the last byte.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+        self.hot.in_flight.load(Relaxed)
     }
 
     /// The limit of requests in flight; 0: none.
     #[inline]
     pub fn max_in_flight(&self) -> u32 {
-        self.max_in_flight.load(Relaxed)
+        self.hot.max_in_flight.load(Relaxed)
     }
 
     /// Sets the limit of requests in flight; 0: none.
     pub fn set_max_in_flight(&self, limit: u32) {
-        self.max_in_flight.store(limit, Relaxed);
+        self.hot.max_in_flight.store(limit, Relaxed);
     }
 
     /// Whether one more request would exceed the limit.
@@ -135,19 +155,19 @@ impl Backend {
 
     /// The weight as configured, 1..=1000.
     pub fn configured_weight(&self) -> u32 {
-        self.weight.load(Relaxed)
+        self.hot.weight.load(Relaxed)
     }
 
     /// Sets the configured weight.
     pub fn set_weight(&self, weight: u32) {
-        self.weight.store(weight, Relaxed);
+        self.hot.weight.store(weight, Relaxed);
     }
 
     /// The weight that strategies use now: as configured, ramped by slow start. Always above 0.
     #[inline]
     pub fn weight(&self, now: Instant) -> f64 {
-        let weight = f64::from(self.weight.load(Relaxed));
-        let from = self.ramp_from.load(Relaxed);
+        let weight = f64::from(self.hot.weight.load(Relaxed).max(1));
+        let from = self.hot.ramp_from.load(Relaxed);
         if from == u64::MAX {
             return weight;
         }
@@ -156,26 +176,34 @@ impl Backend {
 
     /// The share of its weight that slow start allows now, `min_weight`..=1.
     fn ramp(&self, from: u64, now: Instant) -> f64 {
-        let Some(rule) = &self.slow_start else { return 1.0 };
-        let age = self.nanos(now).saturating_sub(from) as f64 / 1e9;
-        let window = rule.window.as_secs_f64();
+        let window = self.hot.ramp_window.load(Relaxed);
+        let age = self.nanos(now).saturating_sub(from);
         if age >= window {
-            self.ramp_from.store(u64::MAX, Relaxed);
+            // Only this ramp: another may have begun meanwhile.
+            let _ = self.hot.ramp_from.compare_exchange(from, u64::MAX, Relaxed, Relaxed);
             return 1.0;
         }
-        (age / window).max(rule.min_weight).min(1.0)
+        (age as f64 / window as f64).max(f64::from_bits(self.hot.ramp_least.load(Relaxed))).min(1.0)
+    }
+
+    /// Puts another rule of slow start in force; `None`: no more slow start, a present one ends.
+    pub fn set_slow_start(&self, rule: Option<&SlowStartPlan>) {
+        // At least a thousandth, so that a weight is never 0.
+        let least = rule.map_or(1.0, |rule| rule.min_weight.clamp(1e-3, 1.0));
+        self.hot.ramp_least.store(least.to_bits(), Relaxed);
+        self.hot.ramp_window.store(rule.map_or(0, |rule| rule.window.as_nanos() as u64), Relaxed);
     }
 
     /// Begins a slow start, if one is configured.
     pub fn begin_ramp(&self, now: Instant) {
-        if self.slow_start.is_some() {
-            self.ramp_from.store(self.nanos(now), Relaxed);
+        if self.hot.ramp_window.load(Relaxed) != 0 {
+            self.hot.ramp_from.store(self.nanos(now), Relaxed);
         }
     }
 
     /// What the operator wants of it.
     pub fn admin_state(&self) -> AdminState {
-        match self.admin.load(Relaxed) {
+        match self.hot.admin.load(Relaxed) {
             0 => AdminState::Ready,
             1 => AdminState::Drain,
             _ => AdminState::Disabled,
@@ -184,7 +212,7 @@ impl Backend {
 
     /// Sets what the operator wants of it.
     pub fn set_admin_state(&self, state: AdminState) {
-        self.admin.store(encode(state), Relaxed);
+        self.hot.admin.store(encode(state), Relaxed);
     }
 
     /// The state of health, without its history.
@@ -192,31 +220,62 @@ impl Backend {
         self.lock_health().state()
     }
 
-    /// The health record. A poisoned lock is taken over: the record is plain numbers and stays usable.
-    pub fn lock_health(&self) -> std::sync::MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// An active probe ended.
+    pub fn probe_ended(&self, result: ProbeResult, now: Instant) -> Option<HealthChange> {
+        let answers = self.stats.attempts(AttemptResult::Ok);
+        self.with_health(|health| health.probe_ended(result, answers, now))
     }
 
-    /// Whether an outcome matters to the health record: every failure, and the first success after one. Spares the
-    /// lock on all other requests.
+    /// An attempt ended; call it when [`concerns_health`](Self::concerns_health) says so. `may_eject`: whether the
+    /// pool's cap allows one more ejection.
+    pub fn served(&self, outcome: &Outcome, now: Instant, may_eject: bool) -> Option<HealthChange> {
+        self.with_health(|health| health.served(outcome, now, may_eject))
+    }
+
+    /// Time passed: an ejection may be over.
+    pub fn tick(&self, now: Instant) -> Option<HealthChange> {
+        self.with_health(|health| health.tick(now))
+    }
+
+    /// Ends an ejection by hand.
+    pub fn release(&self, now: Instant) -> Option<HealthChange> {
+        self.with_health(|health| health.release(now))
+    }
+
+    /// Puts other rules of health in force.
+    pub fn set_health_rules(&self, rules: HealthRules, now: Instant) -> Option<HealthChange> {
+        self.with_health(|health| health.set_rules(rules, now))
+    }
+
+    /// Whether an attempt that ended, `failed` or not, matters to the health record: every failure, and the success that
+    /// ends a run of failures or a trial. Spares the lock on all other requests.
     #[inline]
     pub fn concerns_health(&self, failed: bool) -> bool {
-        if failed {
-            self.watched.store(true, Relaxed);
-            return true;
-        }
-        self.watched.load(Relaxed) && self.watched.swap(false, Relaxed)
+        failed || self.hot.watched.load(Relaxed)
+    }
+
+    fn with_health(&self, change: impl FnOnce(&mut Health) -> Option<HealthChange>) -> Option<HealthChange> {
+        let mut health = self.lock_health();
+        let changed = change(&mut health);
+        // Inside the lock, so that the flag is that of the latest state.
+        self.hot.watched.store(health.awaits_success(), Relaxed);
+        changed
+    }
+
+    /// The health record. A poisoned lock is taken over: the record is plain numbers and stays usable.
+    fn lock_health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Keeps traffic away for `pause` from `now` (a backend's `Retry-After`).
     pub fn hold(&self, pause: Duration, now: Instant) {
-        self.held_until.store(self.nanos(now).saturating_add(pause.as_nanos() as u64), Relaxed);
+        self.hot.held_until.store(self.nanos(now).saturating_add(pause.as_nanos() as u64), Relaxed);
     }
 
     /// Whether a `Retry-After` still keeps traffic away.
     #[inline]
     pub fn is_held(&self, now: Instant) -> bool {
-        let until = self.held_until.load(Relaxed);
+        let until = self.hot.held_until.load(Relaxed);
         until != 0 && self.nanos(now) < until
     }
 
@@ -240,9 +299,9 @@ impl Backend {
     #[inline]
     pub(super) fn try_enter(&self) -> bool {
         let limit = self.max_in_flight();
-        let before = self.in_flight.fetch_add(1, SeqCst);
+        let before = self.hot.in_flight.fetch_add(1, SeqCst);
         if limit != 0 && before >= limit {
-            self.in_flight.fetch_sub(1, SeqCst);
+            self.hot.in_flight.fetch_sub(1, SeqCst);
             return false;
         }
         true
@@ -250,7 +309,7 @@ impl Backend {
 
     #[inline]
     pub(super) fn leave(&self) {
-        self.in_flight.fetch_sub(1, SeqCst);
+        self.hot.in_flight.fetch_sub(1, SeqCst);
     }
 }
 

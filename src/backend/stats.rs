@@ -1,57 +1,17 @@
-//! Counters, averages and fixed-bucket histograms of one backend: atomics only, so that every worker records without a
-//! lock and nothing grows between scrapes.
+//! Everything that is counted of one backend, as the admin view, the metrics and the strategies need it: atomics only, no
+//! lock, nothing that grows.
+//!
+//! The lease calls [`Stats::attempt_ended`] once per attempt; the proxy calls [`Stats::request_ended`] once per client
+//! request, on the backend of its last attempt.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Upper bounds of latency buckets, seconds: 1 ms to 10 min, fine enough for p99 of small answers and of long streams.
-pub const HISTOGRAM_BUCKETS: [f64; 22] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
-    120.0, 300.0, 600.0,
-];
-
-/// A histogram with fixed buckets.
-#[derive(Debug, Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; HISTOGRAM_BUCKETS.len() + 1],
-    sum_nanos: AtomicU64,
-}
-
-impl Histogram {
-    /// Adds one value.
-    #[inline]
-    pub fn record(&self, value: Duration) {
-        let seconds = value.as_secs_f64();
-        let index = HISTOGRAM_BUCKETS.partition_point(|bound| *bound < seconds);
-        self.buckets[index].fetch_add(1, Relaxed);
-        self.sum_nanos.fetch_add(value.as_nanos() as u64, Relaxed);
-    }
-
-    /// Counts per bucket (the last is above every bound) and the sum in seconds.
-    pub fn snapshot(&self) -> ([u64; HISTOGRAM_BUCKETS.len() + 1], f64) {
-        let mut counts = [0; HISTOGRAM_BUCKETS.len() + 1];
-        for (count, bucket) in counts.iter_mut().zip(&self.buckets) {
-            *count = bucket.load(Relaxed);
-        }
-        (counts, self.sum_nanos.load(Relaxed) as f64 / 1e9)
-    }
-}
-
-/// What is counted of one backend.
-#[derive(Debug, Default)]
-pub struct Stats {
-    /// Attempts ended.
-    pub attempts: AtomicU64,
-    /// Of them, those that blame the backend.
-    pub failures: AtomicU64,
-    /// Times it was ejected.
-    pub ejections: AtomicU64,
-    /// Time to the first byte.
-    pub first_byte: Histogram,
-    /// Time to the last byte.
-    pub total: Histogram,
-}
+use super::averages::{Averages, FAILURE_SECONDS, FAILURE_SECONDS_MAX, Sample};
+use super::histogram::Histogram;
+use super::window::{WINDOW, Window};
+use super::{Ending, Outcome};
 
 /// The class of a response status, as metrics count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +26,9 @@ pub enum CodeClass {
 }
 
 impl CodeClass {
+    /// Every class, in the order of the counters.
+    pub const ALL: [Self; 5] = [Self::C2xx, Self::C3xx, Self::C4xx, Self::C5xx, Self::None];
+
     /// Of a status; 1xx (a 101 that became a tunnel) counts as 2xx.
     pub fn of(status: u16) -> Self {
         match status {
@@ -89,20 +52,328 @@ impl CodeClass {
     }
 }
 
-impl Stats {
-    /// An attempt at this backend ended.
-    pub fn attempt_ended(&self, outcome: &super::Outcome, _now: std::time::Instant) {
-        self.attempts.fetch_add(1, Relaxed);
-        if outcome.ending.blames_backend() {
-            self.failures.fetch_add(1, Relaxed);
+/// How an attempt ended, as metrics count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// A whole response that blames nobody.
+    Ok,
+    /// A whole response that blames the backend: 5xx or 429.
+    ErrorStatus,
+    /// No connection or TLS session.
+    ConnectFailed,
+    /// Out of time.
+    Timeout,
+    /// The connection broke before the response was whole.
+    Reset,
+    /// The client left.
+    ClientGone,
+}
+
+impl AttemptResult {
+    /// Every result, in the order of the counters.
+    pub const ALL: [Self; 6] =
+        [Self::Ok, Self::ErrorStatus, Self::ConnectFailed, Self::Timeout, Self::Reset, Self::ClientGone];
+
+    /// Of an ending.
+    #[inline]
+    pub fn of(ending: Ending) -> Self {
+        match ending {
+            Ending::Served(_) if ending.blames_backend() => Self::ErrorStatus,
+            Ending::Served(_) => Self::Ok,
+            Ending::ConnectFailed => Self::ConnectFailed,
+            Ending::TimedOut => Self::Timeout,
+            Ending::Reset => Self::Reset,
+            Ending::ClientGone => Self::ClientGone,
         }
-        if let Some(first) = outcome.first_byte {
-            self.first_byte.record(first);
+    }
+
+    /// The label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ErrorStatus => "error_status",
+            Self::ConnectFailed => "connect_failed",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
+/// What is counted of one backend. Lives in its record: a reload or a change of strategy leaves it alone.
+#[derive(Debug)]
+pub struct Stats {
+    born: Instant,
+    averages: Averages,
+    requests: [AtomicU64; CodeClass::ALL.len()],
+    attempts: [AtomicU64; AttemptResult::ALL.len()],
+    /// Times it was ejected, counted by the pool.
+    pub ejections: AtomicU64,
+    /// From the pick to the first byte of the response head, per attempt.
+    pub first_byte: Histogram,
+    /// Whole client requests, from arrival to the last byte.
+    pub total: Histogram,
+    window: Window,
+}
+
+/// The numbers that the admin view shows; times in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StatsView {
+    /// Client requests ended here.
+    pub requests: u64,
+    /// Attempts that blame the backend.
+    pub failures: u64,
+    /// Share of the window's attempts that do not; `None` without attempts.
+    pub success_rate: Option<f64>,
+    /// Decayed mean of good answers, last byte; `None` before the first.
+    pub avg_response_time_ms: Option<f64>,
+    /// Median of the window's good answers.
+    pub p50_ms: Option<f64>,
+    /// 95th percentile.
+    pub p95_ms: Option<f64>,
+    /// 99th percentile.
+    pub p99_ms: Option<f64>,
+    /// Length of the window, seconds; up to a quarter of it more is in it.
+    pub window_s: u64,
+}
+
+impl Stats {
+    /// Nothing counted yet; all times are kept relative to `born`.
+    pub fn new(born: Instant) -> Self {
+        Self {
+            born,
+            averages: Averages::default(),
+            requests: Default::default(),
+            attempts: Default::default(),
+            ejections: AtomicU64::new(0),
+            first_byte: Histogram::default(),
+            total: Histogram::default(),
+            window: Window::default(),
+        }
+    }
+
+    /// An attempt at this backend ended `now`.
+    #[inline]
+    pub fn attempt_ended(&self, outcome: &Outcome, now: Instant) {
+        let result = AttemptResult::of(outcome.ending);
+        self.attempts[result as usize].fetch_add(1, Relaxed);
+        if let Some(first_byte) = outcome.first_byte {
+            self.first_byte.record(first_byte);
+        }
+        let at = self.nanos(now);
+        match result {
+            AttemptResult::Ok => {
+                self.window.answered(outcome.total, at);
+                let total = outcome.total.as_secs_f64();
+                let sample = match outcome.ending {
+                    // The client's fault, and no work: a backend that knows no path at all is not a fast one.
+                    Ending::Served(400..=499) => Sample::Refusal { total },
+                    _ => Sample::Answer { total, comparable: self.comparable(outcome, total) },
+                };
+                self.averages.record(sample, at);
+            }
+            AttemptResult::ClientGone => {
+                if outcome.first_byte.is_none() {
+                    self.averages.record(Sample::AtLeast { seconds: outcome.total.as_secs_f64() }, at);
+                }
+            }
+            AttemptResult::ErrorStatus
+            | AttemptResult::ConnectFailed
+            | AttemptResult::Timeout
+            | AttemptResult::Reset => {
+                self.window.failed(at);
+                self.averages.record(Sample::Failure { price: failure_price(outcome) }, at);
+            }
         }
     }
 
     /// A client's request, whose last attempt was here, ended.
-    pub fn request_ended(&self, _class: CodeClass, total: Duration) {
+    #[inline]
+    pub fn request_ended(&self, class: CodeClass, total: Duration) {
+        self.requests[class as usize].fetch_add(1, Relaxed);
         self.total.record(total);
+    }
+
+    /// Client requests ended here, of one class.
+    pub fn requests(&self, class: CodeClass) -> u64 {
+        self.requests[class as usize].load(Relaxed)
+    }
+
+    /// Attempts ended here with one result.
+    pub fn attempts(&self, result: AttemptResult) -> u64 {
+        self.attempts[result as usize].load(Relaxed)
+    }
+
+    /// Attempts that blame this backend.
+    pub fn failures(&self) -> u64 {
+        use AttemptResult::{ConnectFailed, ErrorStatus, Reset, Timeout};
+        [ErrorStatus, ConnectFailed, Timeout, Reset].into_iter().map(|result| self.attempts(result)).sum()
+    }
+
+    /// What the admin view shows.
+    pub fn view(&self, now: Instant) -> StatsView {
+        let counts = self.window.counts(self.nanos(now));
+        let ended = counts.answered + counts.failed;
+        let millis = |q| counts.quantile(q).map(|seconds| seconds * 1e3);
+        StatsView {
+            requests: CodeClass::ALL.into_iter().map(|class| self.requests(class)).sum(),
+            failures: self.failures(),
+            success_rate: (ended > 0).then(|| counts.answered as f64 / ended as f64),
+            avg_response_time_ms: self.average_response().map(|seconds| seconds * 1e3),
+            p50_ms: millis(0.5),
+            p95_ms: millis(0.95),
+            p99_ms: millis(0.99),
+            window_s: WINDOW.as_secs(),
+        }
+    }
+
+    /// Decayed mean of good answers, seconds to the last byte; `None` before the first.
+    pub fn average_response(&self) -> Option<f64> {
+        self.averages.response()
+    }
+
+    /// Decayed mean in seconds with failures at their price; `None`: nothing known. While the backend is `idle` an
+    /// ageing value loses its force.
+    #[inline]
+    pub fn average_cost(&self, now: Instant, idle: bool) -> Option<f64> {
+        self.averages.cost(self.nanos(now), idle)
+    }
+
+    /// Peak-EWMA in seconds with failures at their price; `None`: nothing known. While the backend is `idle` it decays.
+    #[inline]
+    pub fn average_peak(&self, now: Instant, idle: bool) -> Option<f64> {
+        self.averages.peak(self.nanos(now), idle)
+    }
+
+    /// Time since the last answer or failure.
+    pub fn average_age(&self, now: Instant) -> Option<Duration> {
+        self.averages.age_nanos(self.nanos(now)).map(Duration::from_nanos)
+    }
+
+    /// The time by which answers compare. A stream's length is the client's wish and not the backend's doing, so its
+    /// body time is scaled to the usual length.
+    #[inline]
+    fn comparable(&self, outcome: &Outcome, total: f64) -> f64 {
+        match outcome.first_byte {
+            Some(first_byte) if outcome.streamed => {
+                let first_byte = first_byte.as_secs_f64();
+                first_byte + self.averages.scaled_body((total - first_byte).max(0.0), outcome.body_bytes)
+            }
+            Some(_) | None => total,
+        }
+    }
+
+    #[inline]
+    fn nanos(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.born).as_nanos() as u64
+    }
+}
+
+/// What a failure counts as, seconds: at least five, at least what `Retry-After` asks, at most five minutes.
+fn failure_price(outcome: &Outcome) -> f64 {
+    let asked = outcome.retry_after.map_or(0.0, |pause| pause.as_secs_f64());
+    outcome.total.as_secs_f64().max(asked).clamp(FAILURE_SECONDS, FAILURE_SECONDS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn an_attempt_counts_once_under_its_result_and_a_client_that_left_blames_nobody() {
+        let start = Instant::now();
+        let stats = Stats::new(start);
+        let endings = [
+            (Ending::Served(200), AttemptResult::Ok),
+            (Ending::Served(404), AttemptResult::Ok),
+            (Ending::Served(429), AttemptResult::ErrorStatus),
+            (Ending::Served(503), AttemptResult::ErrorStatus),
+            (Ending::ConnectFailed, AttemptResult::ConnectFailed),
+            (Ending::TimedOut, AttemptResult::Timeout),
+            (Ending::Reset, AttemptResult::Reset),
+            (Ending::ClientGone, AttemptResult::ClientGone),
+        ];
+        for (ending, result) in endings {
+            let before = stats.attempts(result);
+            stats.attempt_ended(&Outcome::failed(ending, millis(10)), start + millis(10));
+            assert_eq!(stats.attempts(result), before + 1, "{ending:?}");
+        }
+        assert_eq!(stats.failures(), 5);
+        let view = stats.view(start + millis(20));
+        assert_eq!(view.success_rate, Some(2.0 / 7.0), "the client that left is in neither part");
+        assert_eq!(view.requests, 0, "attempts are not requests");
+    }
+
+    #[test]
+    fn requests_count_by_class_once_at_their_end() {
+        let stats = Stats::new(Instant::now());
+        for status in [200, 101, 304, 404, 429, 500, 599, 0] {
+            stats.request_ended(CodeClass::of(status), millis(5));
+        }
+        let counts = CodeClass::ALL.map(|class| (class.name(), stats.requests(class)));
+        assert_eq!(counts, [("2xx", 2), ("3xx", 1), ("4xx", 2), ("5xx", 2), ("none", 1)]);
+        assert_eq!(stats.total.snapshot().0.iter().sum::<u64>(), 8);
+    }
+
+    #[test]
+    fn the_view_of_a_backend_without_traffic_knows_nothing() {
+        let start = Instant::now();
+        let view = Stats::new(start).view(start);
+        assert_eq!((view.success_rate, view.avg_response_time_ms, view.p99_ms), (None, None, None));
+        assert_eq!((view.requests, view.failures, view.window_s), (0, 0, 60));
+    }
+
+    #[test]
+    fn a_fast_failure_costs_five_seconds_and_retry_after_up_to_three_hundred() {
+        let start = Instant::now();
+        let cost = |retry_after: Option<u64>, total: u64| {
+            let stats = Stats::new(start);
+            let mut outcome = Outcome::served(429, millis(total));
+            outcome.retry_after = retry_after.map(Duration::from_secs);
+            stats.attempt_ended(&outcome, start + millis(total));
+            stats.average_cost(start + millis(total), false).unwrap().round()
+        };
+        assert_eq!(cost(None, 1), 5.0);
+        assert_eq!(cost(Some(2), 1), 5.0);
+        assert_eq!(cost(Some(60), 1), 60.0);
+        assert_eq!(cost(Some(9000), 1), 300.0);
+        assert_eq!(cost(None, 20_000), 20.0);
+    }
+
+    #[test]
+    fn a_backend_that_answers_404_to_everything_is_not_a_fast_one() {
+        let start = Instant::now();
+        let stats = Stats::new(start);
+        stats.attempt_ended(&Outcome::served(404, millis(1)), start);
+        assert_eq!(stats.average_cost(start, false), None);
+        assert_eq!(stats.average_peak(start, false), None);
+        assert_eq!(stats.view(start).avg_response_time_ms.map(f64::round), Some(1.0));
+    }
+
+    #[test]
+    fn a_longer_stream_of_the_same_speed_is_not_a_slower_backend() {
+        let start = Instant::now();
+        let stats = Stats::new(start);
+        let stream = |tokens: u64| Outcome {
+            first_byte: Some(millis(100)),
+            total: millis(100 + 10 * tokens),
+            body_bytes: 100 * tokens,
+            streamed: true,
+            ..Outcome::served(200, Duration::ZERO)
+        };
+        let mut now = start;
+        for i in 0..400u64 {
+            let tokens = 50 + (i * 37) % 200;
+            now += millis(50);
+            stats.attempt_ended(&stream(tokens), now);
+        }
+        let before = stats.average_peak(now, false).unwrap();
+        stats.attempt_ended(&stream(1500), now);
+        let after = stats.average_peak(now, false).unwrap();
+        assert!(after < before * 1.3, "15 s for ten times the tokens: {before} -> {after}");
     }
 }

@@ -256,7 +256,7 @@ impl Drop for Lease {
             self.pool.held_until.fetch_max(until, Relaxed);
         }
         if outcome.ending != Ending::ClientGone && self.backend.concerns_health(outcome.ending.blames_backend()) {
-            self.pool.traffic(&self.backend, outcome.ending, now);
+            self.pool.traffic(&self.backend, &outcome, now);
         }
         self.pool.queue.released();
     }

@@ -31,7 +31,8 @@ pub(super) fn build(plan: &PoolPlan, present: &[Arc<Backend>], writer: &mut Writ
                     backend.set_weight(wanted.weight);
                     backend.set_max_in_flight(limit(plan, wanted));
                     backend.set_admin_state(wanted.state);
-                    backend.lock_health().set_rules(rules.clone());
+                    backend.set_health_rules(rules.clone(), now);
+                    backend.set_slow_start(plan.slow_start.as_ref());
                     Arc::clone(backend)
                 }
                 None => Arc::new(make(plan, wanted, rules.clone(), writer.take_slot(), now)),

@@ -24,7 +24,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, HealthChange, HealthState, Histogram, ProbeReport, Reason};
+use crate::backend::{Backend, HealthChange, HealthState, Histogram, Outcome, ProbeReport, Reason};
 use crate::balance::{self, Strategy};
 use crate::config::{PoolPlan, StrategyKind, StrategyPlan, WhenUnhealthy};
 use queue::Queue;
@@ -235,16 +235,15 @@ impl Pool {
     /// A probe of `backend` ended.
     pub fn probed(&self, backend: &Arc<Backend>, report: &ProbeReport, now: Instant) -> Option<HealthChange> {
         backend.probes.ended(report, now);
-        let change = backend.lock_health().probe_ended(report.result, now)?;
+        let change = backend.probe_ended(report.result, now)?;
         self.changed(backend, change, Some(&report.detail), now);
         Some(change)
     }
 
     /// A request at `backend` ended in a way that may matter to its health.
-    fn traffic(&self, backend: &Arc<Backend>, ending: crate::backend::Ending, now: Instant) {
+    fn traffic(&self, backend: &Arc<Backend>, outcome: &Outcome, now: Instant) {
         let may_eject = self.may_eject();
-        let change = backend.lock_health().served(ending, now, may_eject);
-        if let Some(change) = change {
+        if let Some(change) = backend.served(outcome, now, may_eject) {
             self.changed(backend, change, None, now);
         }
     }
@@ -253,8 +252,7 @@ impl Pool {
     pub fn tick(&self, now: Instant) {
         let set = self.set();
         for backend in &set.members {
-            let change = backend.lock_health().tick(now);
-            if let Some(change) = change {
+            if let Some(change) = backend.tick(now) {
                 self.changed(backend, change, None, now);
             }
         }
@@ -327,7 +325,7 @@ impl Pool {
                 tracing::warn!(pool = %self.name, backend = %backend.name, from, to, reason, detail, "backend takes no traffic");
             }
         }
-        if change.reason == Reason::ConsecutiveFailures {
+        if matches!(change.reason, Reason::ConsecutiveFailures | Reason::TrialFailed) {
             backend.stats.ejections.fetch_add(1, Relaxed);
         }
         let before = self.set().fail_open;

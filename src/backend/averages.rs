@@ -1,0 +1,278 @@
+//! Decayed averages of one backend's response times, kept in its record so that a reload or a change of strategy does not
+//! lose them.
+//!
+//! Every value is one atomic word, read and written without a lock. Two workers that record at the same moment may lose
+//! one of the two samples (a plain load, then a store): an average over fifty samples does not notice, and it is cheaper
+//! than a loop. No reader ever sees half a value.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Time constant of the averages, seconds: Finagle's and tower's default for Peak-EWMA.
+pub const DECAY_SECONDS: f64 = 10.0;
+/// A failure is recorded as at least this long: an instance that fails at once would otherwise look like the fastest.
+pub const FAILURE_SECONDS: f64 = 5.0;
+/// A failure is recorded as at most this long, whatever `Retry-After` says.
+pub const FAILURE_SECONDS_MAX: f64 = 300.0;
+/// A mean counts as resting on at most this many samples, so that a busy backend's average follows within about fifty
+/// answers. A gain of 0.02 did best for `least_response_time` in simulation.
+const MASS_MAX: f32 = 50.0;
+
+/// One sample, made from an [`Outcome`](super::Outcome).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sample {
+    /// A good answer: total time, and the time that an answer of the usual length would have taken.
+    Answer { total: f64, comparable: f64 },
+    /// An answer that was no work, such as a 404: shown, but no strategy goes by it.
+    Refusal { total: f64 },
+    /// A failure, priced.
+    Failure { price: f64 },
+    /// The client left after so long without a byte: the true time is longer than this.
+    AtLeast { seconds: f64 },
+}
+
+/// The averages of one backend; times in seconds.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(super) struct Averages {
+    /// One more than the nanoseconds after the backend's birth of the last sample; 0: none yet.
+    last: AtomicU64,
+    /// Mean total time of good answers: what people are shown.
+    response: AtomicU64,
+    /// Mean time with failures at their price: what `least_response_time` goes by.
+    cost: AtomicU64,
+    /// Peak-EWMA, f64 bits: jumps up at once, comes down with [`DECAY_SECONDS`].
+    peak: AtomicU64,
+    /// Mean body bytes of streamed answers.
+    body: AtomicU64,
+}
+
+impl Averages {
+    /// Adds a sample.
+    #[inline]
+    pub(super) fn record(&self, sample: Sample, at_nanos: u64) {
+        let (total, cost) = match sample {
+            Sample::Answer { total, comparable } => (Some(total), comparable),
+            Sample::Refusal { total } => {
+                Mean::load(&self.response).with(total).store(&self.response);
+                return;
+            }
+            Sample::Failure { price } => (None, price),
+            Sample::AtLeast { seconds } => {
+                // A lower bound says something only where it is above what we believe.
+                if Mean::load(&self.cost).value().is_some_and(|mean| seconds <= mean) {
+                    return;
+                }
+                (None, seconds)
+            }
+        };
+        // Nothing takes no time at all; 0 would read as "unknown".
+        let cost = cost.max(1e-6);
+        let before = self.last.fetch_max(at_nanos + 1, Relaxed);
+        let seconds = (at_nanos + 1).saturating_sub(before) as f64 / 1e9;
+        let decay = if before == 0 { 0.0 } else { (-seconds / DECAY_SECONDS).exp() };
+        let response = Mean::load(&self.response).decayed(decay);
+        total.map_or(response, |total| response.with(total)).store(&self.response);
+        Mean::load(&self.cost).decayed(decay).with(cost).store(&self.cost);
+        let peak = f64::from_bits(self.peak.load(Relaxed));
+        let next = if cost > peak { cost } else { peak * decay + cost * (1.0 - decay) };
+        self.peak.store(next.to_bits(), Relaxed);
+    }
+
+    /// Body time of a streamed answer, scaled to the usual length: `seconds` for `bytes`.
+    #[inline]
+    pub(super) fn scaled_body(&self, seconds: f64, bytes: u64) -> f64 {
+        let mean = Mean::load(&self.body);
+        mean.decayed(1.0).with(bytes as f64).store(&self.body);
+        match mean.value() {
+            // A tenth to ten times: beyond that the byte count says little about the work.
+            Some(usual) if bytes > 0 => seconds * (usual / bytes as f64).clamp(0.1, 10.0),
+            Some(_) | None => seconds,
+        }
+    }
+
+    /// Mean total time of good answers.
+    pub(super) fn response(&self) -> Option<f64> {
+        Mean::load(&self.response).value()
+    }
+
+    /// Mean time with failures at their price; it fades while the backend is idle.
+    #[inline]
+    pub(super) fn cost(&self, at_nanos: u64, idle: bool) -> Option<f64> {
+        Mean::load(&self.cost).value().map(|cost| cost * self.fade(at_nanos, idle))
+    }
+
+    /// Peak-EWMA; it fades while the backend is idle.
+    #[inline]
+    pub(super) fn peak(&self, at_nanos: u64, idle: bool) -> Option<f64> {
+        let peak = f64::from_bits(self.peak.load(Relaxed));
+        (peak > 0.0).then(|| peak * self.fade(at_nanos, idle))
+    }
+
+    /// Nanoseconds since the last sample.
+    pub(super) fn age_nanos(&self, at_nanos: u64) -> Option<u64> {
+        let last = self.last.load(Relaxed);
+        (last != 0).then(|| (at_nanos + 1).saturating_sub(last))
+    }
+
+    /// The force that an ageing sample still has. A backend with requests in flight is being tried already, so nothing
+    /// fades there: otherwise one that has stopped answering would look better every second.
+    #[inline]
+    fn fade(&self, at_nanos: u64, idle: bool) -> f64 {
+        if !idle {
+            return 1.0;
+        }
+        let age = (at_nanos + 1).saturating_sub(self.last.load(Relaxed)) as f64 / 1e9;
+        (-age / DECAY_SECONDS).exp()
+    }
+}
+
+/// A mean and the samples it rests on, two f32 in one word.
+#[derive(Debug, Clone, Copy)]
+struct Mean {
+    mean: f32,
+    mass: f32,
+}
+
+impl Mean {
+    #[inline]
+    fn load(word: &AtomicU64) -> Self {
+        let bits = word.load(Relaxed);
+        Self { mean: f32::from_bits((bits >> 32) as u32), mass: f32::from_bits(bits as u32) }
+    }
+
+    #[inline]
+    fn store(self, word: &AtomicU64) {
+        word.store(u64::from(self.mean.to_bits()) << 32 | u64::from(self.mass.to_bits()), Relaxed);
+    }
+
+    #[inline]
+    fn decayed(self, decay: f64) -> Self {
+        // Never to zero: an old mean stays known, it only yields to the next sample.
+        Self { mean: self.mean, mass: (self.mass * decay as f32).max(self.mass.min(1e-3)) }
+    }
+
+    #[inline]
+    fn with(self, value: f64) -> Self {
+        let mass = (self.mass + 1.0).min(MASS_MAX);
+        Self { mean: self.mean + (value as f32 - self.mean) / mass.max(1.0), mass }
+    }
+
+    #[inline]
+    fn value(self) -> Option<f64> {
+        (self.mass > 0.0).then(|| f64::from(self.mean))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(seconds: f64) -> Sample {
+        Sample::Answer { total: seconds, comparable: seconds }
+    }
+
+    fn at(seconds: f64) -> u64 {
+        (seconds * 1e9) as u64
+    }
+
+    #[test]
+    fn the_first_samples_count_alike_however_fast_they_come() {
+        let averages = Averages::default();
+        for (i, value) in [3.0, 1.0, 1.0, 1.0].into_iter().enumerate() {
+            averages.record(answer(value), at(1.0 + i as f64 * 1e-4));
+        }
+        let mean = averages.response().unwrap();
+        assert!((mean - 1.5).abs() < 1e-3, "{mean}: a slow first connection must not rule for ten seconds");
+    }
+
+    #[test]
+    fn it_follows_a_change_within_fifty_answers_or_ten_seconds() {
+        let busy = Averages::default();
+        let mut now = 0.0;
+        for value in std::iter::repeat_n(0.04, 10_000).chain(std::iter::repeat_n(0.4, 100)) {
+            busy.record(answer(value), at(now));
+            now += 0.001;
+        }
+        let mean = busy.response().unwrap();
+        assert!(mean > 0.35, "{mean} after two time constants in samples");
+        let quiet = Averages::default();
+        quiet.record(answer(0.04), at(0.0));
+        quiet.record(answer(0.4), at(30.0));
+        assert!(quiet.response().unwrap() > 0.35, "half a minute old counts for a twentieth");
+    }
+
+    #[test]
+    fn a_failure_is_expensive_in_cost_and_peak_but_not_shown_as_a_response_time() {
+        let averages = Averages::default();
+        averages.record(answer(0.04), at(0.0));
+        averages.record(Sample::Failure { price: 5.0 }, at(0.1));
+        assert!((averages.response().unwrap() - 0.04).abs() < 1e-6);
+        assert!(averages.cost(at(0.1), false).unwrap() > 2.0);
+        assert!((averages.peak(at(0.1), false).unwrap() - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn peak_jumps_at_once_and_comes_down_by_a_factor_of_e_in_ten_seconds() {
+        let averages = Averages::default();
+        averages.record(answer(0.1), at(0.0));
+        averages.record(answer(1.0), at(1.0));
+        assert!((averages.peak(at(1.0), false).unwrap() - 1.0).abs() < 1e-9);
+        let mut now = 1.0;
+        while now < 11.0 - 1e-6 {
+            now += 0.01;
+            averages.record(answer(0.0), at(now));
+        }
+        let peak = averages.peak(at(now), false).unwrap();
+        assert!((peak / (-1f64).exp() - 1.0).abs() < 0.01, "{peak}");
+    }
+
+    #[test]
+    fn an_idle_backends_sample_loses_its_force_and_a_busy_ones_does_not() {
+        let averages = Averages::default();
+        averages.record(answer(1.0), at(0.0));
+        assert!(averages.cost(at(10.0), true).unwrap() < 0.37);
+        assert!(averages.peak(at(10.0), true).unwrap() < 0.37);
+        assert!((averages.cost(at(10.0), false).unwrap() - 1.0).abs() < 1e-6);
+        assert_eq!(averages.age_nanos(at(10.0)), Some(at(10.0)));
+    }
+
+    #[test]
+    fn a_client_that_left_counts_only_where_it_waited_longer_than_expected() {
+        let averages = Averages::default();
+        averages.record(answer(1.0), at(0.0));
+        averages.record(Sample::AtLeast { seconds: 0.5 }, at(0.5));
+        assert!((averages.cost(at(0.5), false).unwrap() - 1.0).abs() < 1e-6);
+        averages.record(Sample::AtLeast { seconds: 30.0 }, at(1.0));
+        assert!(averages.cost(at(1.0), false).unwrap() > 10.0);
+        assert!((averages.response().unwrap() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn long_and_short_streams_of_one_speed_compare_alike() {
+        let averages = Averages::default();
+        for _ in 0..200 {
+            averages.scaled_body(1.0, 1000);
+        }
+        assert!((averages.scaled_body(4.0, 4000) - 1.0).abs() < 1e-3);
+        assert!((averages.scaled_body(0.0, 0)).abs() < 1e-9, "an empty body is no division by zero");
+    }
+
+    #[test]
+    fn four_threads_leave_a_value_between_the_samples() {
+        let averages = Averages::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let averages = &averages;
+                scope.spawn(move || {
+                    for i in 0..20_000u64 {
+                        averages.record(answer(if (i + thread).is_multiple_of(2) { 0.1 } else { 0.3 }), i * 100_000);
+                    }
+                });
+            }
+        });
+        let (mean, peak) = (averages.response().unwrap(), averages.peak(at(2.0), false).unwrap());
+        assert!((0.1..=0.3001).contains(&mean) && (0.1..=0.3001).contains(&peak), "{mean} {peak}");
+        assert!((mean - 0.2).abs() < 0.09, "{mean}");
+    }
+}
