@@ -1,0 +1,103 @@
+//! The command line: one file a sub-command, each calling the library and nothing else.
+//!
+//! `ctl` and `top` speak HTTP to a running admin server and touch no other room. Results go to stdout, everything said
+//! about them to stderr. Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was
+//! started).
+
+mod args;
+mod completions;
+mod ctl;
+mod http;
+mod man;
+mod mock;
+mod output;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// What `evenkeel --help` says beneath the commands.
+const EXAMPLES: &str = "\
+Examples:
+  evenkeel ctl backends                                  what a running balancer thinks of its backends
+
+Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was started).";
+
+/// A reverse-proxy load balancer for a handful of AI instances that learns where to send each request.
+#[derive(Debug, Parser)]
+#[command(name = "evenkeel", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mock(mock::MockArgs),
+    Ctl(ctl::CtlArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+}
+
+/// How a command failed: decides the exit code, and is said on stderr.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Nothing was started: exit 2.
+    #[error("{0}")]
+    Usage(String),
+    /// It went wrong on the way: exit 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+        }
+    }
+}
+
+/// Runs the command that the process' arguments name, and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse(); // Usage errors leave from here, with code 2; --help and --version with 0.
+    let done = match cli.command {
+        Command::Mock(args) => args.run(),
+        Command::Ctl(args) => args.run(),
+        Command::Completions(args) => args.run(),
+        Command::Man(args) => args.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&format!("evenkeel: {failure}"));
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// The whole command line as data: for completions, the manual page and the reference in docs.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent_and_every_command_has_examples() {
+        let definition = definition();
+        definition.clone().debug_assert();
+        let commands: Vec<_> = definition.get_subcommands().collect();
+        assert!(!commands.is_empty());
+        for command in commands {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{} has no examples", command.get_name());
+            assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());
+        }
+    }
+}
