@@ -1,6 +1,7 @@
 //! What people type for addresses, made into what is meant.
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 use crate::config::Address;
 
@@ -77,6 +78,25 @@ pub(super) fn target(text: &str) -> Result<Target, String> {
     };
     let address = full.parse().map_err(|error: crate::config::AddressError| error.to_string())?;
     Ok(Target { address, tls })
+}
+
+/// A duration such as `250ms`, `2s`, `5m`, `1h`.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration, such as 250ms, 2s, 5m or 1h");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number * scale).map_err(|_| wrong())
 }
 
 /// Whether a host without brackets is followed by a port.

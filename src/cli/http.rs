@@ -195,8 +195,7 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<SendRequest<Full<By
         Err(_) => return Err(HttpError::Silent(at)),
     };
     let _ = stream.set_nodelay(true); // Only slower without.
-    let (sender, connection) =
-        handshake(TokioIo::new(stream)).await.map_err(|error| HttpError::Broken(at, error))?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| HttpError::Broken(at, error))?;
     // Its errors reach whoever waits on the sender.
     tokio::spawn(async move { connection.await.ok() });
     Ok(sender)

@@ -76,9 +76,7 @@ fn options(command: &Command, page: &mut Vec<u8>) {
         name.push_str(&values.join(" "));
         let help = argument.get_long_help().or_else(|| argument.get_help());
         let help = help.map(ToString::to_string).unwrap_or_default();
-        page.extend_from_slice(
-            format!(".TP\n\\fB{}\\fR\n{}\n", roff_text(&name), roff_text(&help)).as_bytes(),
-        );
+        page.extend_from_slice(format!(".TP\n\\fB{}\\fR\n{}\n", roff_text(&name), roff_text(&help)).as_bytes());
     }
 }
 

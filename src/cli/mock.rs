@@ -100,8 +100,7 @@ impl MockArgs {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
-                MockProfile::from_toml(&text)
-                    .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?
+                MockProfile::from_toml(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?
             }
         };
         fn lay<T: Clone>(over: &mut T, flag: &Option<T>) {

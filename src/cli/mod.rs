@@ -4,14 +4,20 @@
 //! about them to stderr. Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was
 //! started).
 
+#[allow(dead_code, reason = "`quick` and `demo` use the rest, once there is an App")]
 mod args;
 mod completions;
 mod ctl;
+#[allow(dead_code, reason = "`demo` uses the rest, once there is an App")]
 mod http;
 mod man;
 mod mock;
 mod output;
+#[allow(dead_code, reason = "`demo` uses the rest, once there is an App")]
+mod screen;
+#[allow(dead_code, reason = "`demo` uses the rest, once there is an App")]
 mod table;
+mod top;
 
 use std::process::ExitCode;
 
@@ -20,7 +26,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// What `evenkeel --help` says beneath the commands.
 const EXAMPLES: &str = "\
 Examples:
-  evenkeel ctl backends                                  what a running balancer thinks of its backends
+  evenkeel ctl backends             what a running balancer thinks of its backends
+  evenkeel top                      the same, live
+  evenkeel mock --listen :8001      a mock AI instance to play with
 
 Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was started).";
 
@@ -37,6 +45,7 @@ pub struct Cli {
 enum Command {
     Mock(mock::MockArgs),
     Ctl(ctl::CtlArgs),
+    Top(top::TopArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -67,6 +76,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Mock(args) => args.run(),
         Command::Ctl(args) => args.run(),
+        Command::Top(args) => args.run(),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };
@@ -77,6 +87,31 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// Runs a command's asynchronous part on this thread.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
+    runtime.block_on(work)
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interrupted() -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::Failed(format!("cannot watch for signals: {error}"));
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        tokio::select! {
+            done = tokio::signal::ctrl_c() => done.map_err(failed),
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await.map_err(failed)
 }
 
 /// The whole command line as data: for completions, the manual page and the reference in docs.

@@ -1,0 +1,252 @@
+//! The verbs of `ctl` that take arguments: what each sends, and what it says when done.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use http::Method;
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{PATIENCE, Session, encode, pool_path, show};
+use crate::cli::{Failure, args, output};
+
+/// How often a wait looks again; the server is not asked to hold connections for a drain of minutes.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long a wait goes on when no timeout is given: the server's own default drain timeout, and a little.
+const DEFAULT_WAIT: Duration = Duration::from_secs(65);
+
+/// A backend.
+#[derive(Debug, Args)]
+pub(super) struct NameArgs {
+    /// The backend's name.
+    name: String,
+}
+
+impl NameArgs {
+    pub(super) async fn undrain(&self, session: &Session) -> Result<(), Failure> {
+        let path = format!("{}/undrain", session.backend_path(&self.name).await?);
+        let answer = session.call(Method::POST, &path, None, PATIENCE).await?;
+        session.show_done(&answer, &format!("{} takes traffic again", self.name))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    /// The new backend's name.
+    name: String,
+    /// Its address, host:port.
+    address: String,
+    /// Weight, 1 to 1000.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weight: Option<u32>,
+    /// Requests it takes at once; 0: no limit.
+    #[arg(long, value_name = "N")]
+    max_in_flight: Option<u32>,
+}
+
+impl AddArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let mut body = Map::new();
+        body.insert("name".into(), json!(self.name));
+        body.insert("address".into(), json!(self.address));
+        if let Some(weight) = self.weight {
+            body.insert("weight".into(), json!(weight));
+        }
+        if let Some(limit) = self.max_in_flight {
+            body.insert("max_in_flight".into(), json!(limit));
+        }
+        let path = format!("{}/backends", pool_path(&session.only_pool().await?));
+        let answer = session.call(Method::POST, &path, Some(&Value::Object(body)), PATIENCE).await?;
+        session.show_done(&answer, &format!("{} added at {}", self.name, self.address))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RemoveArgs {
+    /// The backend's name.
+    name: String,
+    /// How long requests in flight get.
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    drain_timeout: Option<Duration>,
+    /// Come back when it is gone; exit 1 if it is not in time.
+    #[arg(long)]
+    wait: bool,
+}
+
+impl RemoveArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let backend = session.backend_path(&self.name).await?;
+        let query = self.drain_timeout.map_or_else(String::new, |timeout| format!("?drain_timeout={}", text(timeout)));
+        let answer = session.call(Method::DELETE, &format!("{backend}{query}"), None, PATIENCE).await?;
+        if !self.wait {
+            return session.show_done(&answer, &format!("{} is being removed", self.name));
+        }
+        let limit = self.drain_timeout.map_or(DEFAULT_WAIT, |timeout| timeout + Duration::from_secs(5));
+        wait_until(limit, &format!("{} is not gone yet", self.name), async || {
+            let reply = session.client.call(Method::GET, &backend, None, PATIENCE).await?;
+            Ok(match reply.status {
+                http::StatusCode::NOT_FOUND => true,
+                _ => reply.accepted().map(|_| false)?,
+            })
+        })
+        .await?;
+        session.show_done(&answer, &format!("{} is gone", self.name))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// The backend's name.
+    name: String,
+    /// How long pinned sessions may go on.
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    timeout: Option<Duration>,
+    /// Come back when nothing is in flight there; exit 1 if it is not in time.
+    #[arg(long)]
+    wait: bool,
+}
+
+impl DrainArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let backend = session.backend_path(&self.name).await?;
+        let query = self.timeout.map_or_else(String::new, |timeout| format!("?timeout={}", text(timeout)));
+        let answer = session.call(Method::POST, &format!("{backend}/drain{query}"), None, PATIENCE).await?;
+        if !self.wait {
+            return session.show_done(&answer, &format!("{} takes no new sessions", self.name));
+        }
+        let limit = self.timeout.map_or(DEFAULT_WAIT, |timeout| timeout + Duration::from_secs(5));
+        wait_until(limit, &format!("{} still has requests in flight", self.name), async || {
+            Ok(session.get(&backend).await?.get("in_flight").and_then(Value::as_u64) == Some(0))
+        })
+        .await?;
+        session.show_done(&answer, &format!("{} is drained", self.name))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WeightArgs {
+    /// The backend's name.
+    name: String,
+    /// Its new weight, 1 to 1000.
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weight: u32,
+}
+
+impl WeightArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let backend = session.backend_path(&self.name).await?;
+        let body = json!({"weight": self.weight});
+        let answer = session.call(Method::PATCH, &backend, Some(&body), PATIENCE).await?;
+        session.show_done(&answer, &format!("{} has weight {}", self.name, self.weight))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StrategyArgs {
+    /// The strategy's name; an unknown one is refused, with the known ones listed.
+    strategy: String,
+}
+
+impl StrategyArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let pool = session.only_pool().await?;
+        let body = json!({"strategy": self.strategy});
+        let path = format!("{}/strategy", pool_path(&pool));
+        let answer = session.call(Method::PUT, &path, Some(&body), PATIENCE).await?;
+        session.show_done(&answer, &format!("{pool} is balanced by {}", self.strategy))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResourcesArgs {
+    /// The backend's name.
+    name: String,
+    /// CPU use, 0 to 1.
+    #[arg(long, value_name = "SHARE", required_unless_present = "memory")]
+    cpu: Option<f64>,
+    /// Memory use, 0 to 1.
+    #[arg(long, value_name = "SHARE")]
+    memory: Option<f64>,
+}
+
+impl ResourcesArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let mut body = Map::new();
+        for (key, value) in [("cpu", self.cpu), ("memory", self.memory)] {
+            if let Some(value) = value {
+                body.insert(key.into(), json!(value));
+            }
+        }
+        let path = format!("{}/resources", session.backend_path(&self.name).await?);
+        let answer = session.call(Method::PUT, &path, Some(&Value::Object(body)), PATIENCE).await?;
+        session.show_done(&answer, &format!("the resources of {} are noted", self.name))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// The request's `x-request-id`.
+    #[arg(conflicts_with = "last")]
+    request_id: Option<String>,
+    /// Show the last decisions instead.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    last: u32,
+}
+
+impl ExplainArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let path = match &self.request_id {
+            Some(id) => format!("/api/v1/explain/{}", encode(id)),
+            None => format!("/api/v1/explain?last={}", self.last),
+        };
+        let answer = session.get(&path).await?;
+        session.show(&answer, show::tree)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RlArgs {
+    /// Print the learned table (versioned JSON), to keep or carry elsewhere.
+    #[arg(long, conflicts_with = "import")]
+    export: bool,
+    /// Put a table in force that `--export` printed.
+    #[arg(long, value_name = "FILE")]
+    import: Option<PathBuf>,
+}
+
+impl RlArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let path = format!("{}/rl", pool_path(&session.only_pool().await?));
+        if self.export {
+            return output::line(&session.get(&format!("{path}/table")).await?.to_string());
+        }
+        let Some(file) = &self.import else {
+            let answer = session.get(&path).await?;
+            return session.show(&answer, show::tree);
+        };
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", file.display())))?;
+        let table: Value = serde_json::from_str(&text)
+            .map_err(|error| Failure::Usage(format!("{} is not JSON: {error}", file.display())))?;
+        let answer = session.call(Method::PUT, &format!("{path}/table"), Some(&table), PATIENCE).await?;
+        session.show_done(&answer, &format!("{} is in force", file.display()))
+    }
+}
+
+/// Looks until `done` says so, `limit` at most; then `late` is the failure.
+async fn wait_until(limit: Duration, late: &str, done: impl AsyncFn() -> Result<bool, Failure>) -> Result<(), Failure> {
+    let deadline = Instant::now() + limit;
+    while !done().await? {
+        if Instant::now() >= deadline {
+            return Err(Failure::Failed(format!("{late} after {} s", limit.as_secs())));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// A duration as the API reads it.
+fn text(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
