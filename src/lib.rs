@@ -6,6 +6,7 @@
 //! meant), `control` (the only writer of live state), `health` and `resources` (what we ask backends), `admin` and
 //! [`telemetry`] (what we show). ARCHITECTURE.md tells the routes and invariants.
 
+pub mod admin;
 pub mod backend;
 pub mod balance;
 pub mod cli;

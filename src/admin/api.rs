@@ -1,0 +1,143 @@
+//! The routes and the handlers of the read side.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::error::{REQUEST_ID, request_id};
+use super::room::Phase;
+use super::views::{BackendView, PoolView, StatusView, backend_etag, pool_etag};
+use super::{AdminState, ApiError, auth, dashboard, scrape};
+use crate::clock;
+use crate::pool::Pool;
+
+/// Every route, with its guards.
+pub fn router(admin: Arc<AdminState>) -> Router {
+    Router::new()
+        .route("/", get(dashboard::page))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/pools", get(pools))
+        .route("/api/v1/pools/{pool}", get(one_pool))
+        .route("/api/v1/pools/{pool}/backends", get(backends))
+        .route("/api/v1/pools/{pool}/backends/{name}", get(one_backend))
+        .route("/api/v1/reload", post(reload))
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&admin), auth::guard))
+        .layer(from_fn_with_state(Arc::clone(&admin), observe))
+        .with_state(admin)
+}
+
+/// Around everything: the time it took, and an identifier on every answer.
+async fn observe(State(admin): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
+    let start = clock::now();
+    let mut response = next.run(request).await;
+    if !response.headers().contains_key(REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_str(&request_id())
+    {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    admin.metrics.admin_request_seconds.record(clock::now().saturating_duration_since(start).as_secs_f64());
+    response
+}
+
+async fn no_route(request: Request) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {}", request.uri().path()))
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let message = format!("{} does not take {}", request.uri().path(), request.method());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+async fn metrics(State(admin): State<Arc<AdminState>>) -> impl IntoResponse {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], scrape::scrape(&*admin.room, &admin.metrics))
+}
+
+async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// Ready when running and some backend of some pool is healthy: a balancer of several pools is of use while one is.
+async fn readyz(State(admin): State<Arc<AdminState>>) -> Result<Json<Value>, ApiError> {
+    let snapshot = admin.room.snapshot();
+    let message = match snapshot.phase {
+        Phase::Starting => "starting",
+        Phase::Draining => "draining",
+        Phase::Running if snapshot.pools.iter().all(|pool| pool.healthy() == 0) => "no backend is healthy",
+        Phase::Running => return Ok(Json(json!({ "status": "ready" }))),
+    };
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message))
+}
+
+async fn status(State(admin): State<Arc<AdminState>>) -> Json<StatusView> {
+    Json(StatusView::new(admin.room.snapshot()))
+}
+
+async fn pools(State(admin): State<Arc<AdminState>>) -> Json<Vec<PoolView>> {
+    let now = clock::now();
+    let pools = admin.room.snapshot().pools;
+    Json(pools.iter().map(|pool| PoolView::new(pool, &*admin.room, now)).collect())
+}
+
+async fn one_pool(State(admin): State<Arc<AdminState>>, Path(pool): Path<String>) -> Result<Response, ApiError> {
+    let pool = find(&admin, &pool)?;
+    Ok(tagged(pool_etag(&pool), PoolView::new(&pool, &*admin.room, clock::now())))
+}
+
+async fn backends(
+    State(admin): State<Arc<AdminState>>,
+    Path(pool): Path<String>,
+) -> Result<Json<Vec<BackendView>>, ApiError> {
+    let pool = find(&admin, &pool)?;
+    Ok(Json(BackendView::all(&pool, &*admin.room, clock::now())))
+}
+
+async fn one_backend(
+    State(admin): State<Arc<AdminState>>,
+    Path((pool, name)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let pool = find(&admin, &pool)?;
+    let view = BackendView::find(&pool, &name, &*admin.room, clock::now());
+    let view = view.ok_or_else(|| ApiError::not_found("backend", &name))?;
+    let tag = pool.backend(&name).map(|backend| backend_etag(&backend)).unwrap_or_default();
+    Ok(tagged(tag, view))
+}
+
+async fn reload(State(admin): State<Arc<AdminState>>) -> Result<Json<Value>, ApiError> {
+    match admin.room.reload().await {
+        Ok(done) => Ok(Json(done.diff)),
+        Err(refused) => {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            let error = ApiError::new(status, "invalid_configuration", refused.message);
+            Err(error.with("errors", Value::Array(refused.errors)))
+        }
+    }
+}
+
+/// The pool of that name.
+fn find(admin: &AdminState, name: &str) -> Result<Arc<Pool>, ApiError> {
+    let pools = admin.room.snapshot().pools;
+    pools.into_iter().find(|pool| *pool.name == *name).ok_or_else(|| ApiError::not_found("pool", name))
+}
+
+/// JSON with an entity tag, for `If-Match`.
+fn tagged(tag: String, view: impl Serialize) -> Response {
+    let mut response = Json(view).into_response();
+    if let (false, Ok(tag)) = (tag.is_empty(), HeaderValue::from_str(&tag)) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}

@@ -1,0 +1,194 @@
+//! `/metrics`: walks the pools and their backends and writes what their atomics hold, then the process-wide metrics.
+//!
+//! What is gone is not written; nothing is kept between scrapes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use super::room::{ControlRoom, Snapshot};
+use super::views::{is_up, wanted_name};
+use crate::backend::{AttemptResult, Backend, CodeClass, HISTOGRAM_BUCKETS, HealthState, Histogram, Reason};
+use crate::config::AdminState as Wanted;
+use crate::pool::{DECISION_BUCKETS, Pool, RetryReason};
+use crate::telemetry::metrics::{Exposition, Family, Metrics, families};
+
+/// The whole answer.
+pub(super) fn scrape(room: &dyn ControlRoom, metrics: &Metrics) -> String {
+    let snapshot = room.snapshot();
+    let pools: Vec<Walked> = snapshot.pools.iter().map(Walked::new).collect();
+    let mut out = Exposition::default();
+    traffic(&mut out, &pools);
+    gauges(&mut out, &pools, room);
+    health(&mut out, &pools);
+    pool_wide(&mut out, &pools);
+    process_wide(&mut out, &snapshot);
+    metrics.write(&mut out);
+    out.into_text()
+}
+
+/// A pool and all its backends, those that are leaving among them: their requests still count.
+struct Walked {
+    pool: Arc<Pool>,
+    backends: Vec<Arc<Backend>>,
+}
+
+impl Walked {
+    fn new(pool: &Arc<Pool>) -> Self {
+        let mut backends = pool.set().members.to_vec();
+        // A name may have come back while its predecessor is still leaving; one series a name.
+        let leaving = pool.leaving().into_iter().filter(|b| !backends.iter().any(|member| member.name == b.name));
+        let leaving: Vec<_> = leaving.collect();
+        for backend in leaving {
+            if !backends.iter().any(|present| present.name == backend.name) {
+                backends.push(backend);
+            }
+        }
+        Self { pool: Arc::clone(pool), backends }
+    }
+}
+
+/// Every pair of pool and backend.
+fn each(pools: &[Walked]) -> impl Iterator<Item = (&str, &Arc<Backend>)> {
+    pools.iter().flat_map(|walked| walked.backends.iter().map(|backend| (&*walked.pool.name, backend)))
+}
+
+fn traffic(out: &mut Exposition, pools: &[Walked]) {
+    let mut family = out.family(&families::REQUESTS);
+    for walked in pools {
+        for backend in &walked.backends {
+            for class in CodeClass::ALL {
+                let count = backend.stats.requests(class);
+                family.sample(&[&walked.pool.name, &backend.name, class.name()], count);
+            }
+        }
+        let unrouted = [CodeClass::C4xx, CodeClass::C5xx, CodeClass::None];
+        for (class, count) in unrouted.into_iter().zip(&walked.pool.stats.unrouted) {
+            family.sample(&[&walked.pool.name, "", class.name()], count.load(Relaxed));
+        }
+    }
+    let mut family = out.family(&families::UPSTREAM_ATTEMPTS);
+    for (pool, backend) in each(pools) {
+        for result in AttemptResult::ALL {
+            family.sample(&[pool, &backend.name, result.name()], backend.stats.attempts(result));
+        }
+    }
+    backend_histogram(out, &families::REQUEST_DURATION, pools, |backend| &backend.stats.total);
+    backend_histogram(out, &families::FIRST_BYTE, pools, |backend| &backend.stats.first_byte);
+}
+
+fn backend_histogram(
+    out: &mut Exposition,
+    family: &'static Family,
+    pools: &[Walked],
+    of: impl Fn(&Backend) -> &Histogram,
+) {
+    let mut family = out.family(family);
+    for (pool, backend) in each(pools) {
+        let (counts, sum) = of(backend).snapshot();
+        family.histogram(&[pool, &backend.name], HISTOGRAM_BUCKETS, &counts, sum);
+    }
+}
+
+fn gauges(out: &mut Exposition, pools: &[Walked], room: &dyn ControlRoom) {
+    let mut family = out.family(&families::IN_FLIGHT);
+    for (pool, backend) in each(pools) {
+        family.sample(&[pool, &backend.name], backend.in_flight());
+    }
+    let mut family = out.family(&families::BACKEND_UP);
+    for (pool, backend) in each(pools) {
+        family.sample(&[pool, &backend.name], u8::from(is_up(backend)));
+    }
+    let mut family = out.family(&families::BACKEND_STATE);
+    for (pool, backend) in each(pools) {
+        let present = [wanted_name(backend.admin_state()), backend.health_state().name()];
+        for state in STATES {
+            family.sample(&[pool, &backend.name, state], u8::from(present.contains(&state)));
+        }
+    }
+    let mut family = out.family(&families::BACKEND_WEIGHT);
+    for (pool, backend) in each(pools) {
+        family.sample(&[pool, &backend.name], backend.configured_weight());
+    }
+    let mut family = out.family(&families::UPSTREAM_CONNECTIONS);
+    for (pool, backend) in each(pools) {
+        if let Some(count) = room.upstream_connections(backend.id) {
+            family.sample(&[pool, &backend.name], count);
+        }
+    }
+}
+
+/// The states of `backend_state`: what the operator wants, and what health says; one of each is 1.
+const STATES: [&str; 8] = ["ready", "draining", "disabled", "up", "down", "ejected", "warming", "unknown"];
+
+fn health(out: &mut Exposition, pools: &[Walked]) {
+    let mut family = out.family(&families::HEALTH_CHECKS);
+    for (pool, backend) in each(pools) {
+        for (result, count) in backend.probes.counts() {
+            family.sample(&[pool, &backend.name, result.name()], count);
+        }
+    }
+    let mut family = out.family(&families::EJECTIONS);
+    for (pool, backend) in each(pools) {
+        let reason = Reason::ConsecutiveFailures.name();
+        family.sample(&[pool, &backend.name, reason], backend.stats.ejections.load(Relaxed));
+    }
+}
+
+fn pool_wide(out: &mut Exposition, pools: &[Walked]) {
+    let mut family = out.family(&families::QUEUE_WAIT);
+    for Walked { pool, .. } in pools {
+        let (counts, sum) = pool.stats.queue_wait.snapshot();
+        family.histogram(&[&pool.name], HISTOGRAM_BUCKETS, &counts, sum);
+    }
+    let mut family = out.family(&families::DECISION);
+    for Walked { pool, .. } in pools {
+        let decision = &pool.stats.decision;
+        let counts: Vec<u64> = decision.buckets.iter().map(|count| count.load(Relaxed)).collect();
+        let seconds = |nanos: u64| nanos as f64 / 1e9;
+        let sum = seconds(decision.sum_nanos.load(Relaxed));
+        let bounds = DECISION_BUCKETS.into_iter().map(seconds);
+        family.histogram(&[&pool.name, pool.strategy_kind().name()], bounds, &counts, sum);
+    }
+    let mut family = out.family(&families::QUEUE_LENGTH);
+    for Walked { pool, .. } in pools {
+        family.sample(&[&pool.name], pool.queue_view().length);
+    }
+    let mut family = out.family(&families::RETRIES);
+    for Walked { pool, .. } in pools {
+        for (reason, count) in RetryReason::ALL.into_iter().zip(&pool.stats.retries) {
+            family.sample(&[&pool.name, reason.name()], count.load(Relaxed));
+        }
+    }
+    let mut family = out.family(&families::CLIENT_DISCONNECTS);
+    for Walked { pool, .. } in pools {
+        family.sample(&[&pool.name], pool.stats.client_disconnects.load(Relaxed));
+    }
+    let mut family = out.family(&families::FAIL_OPEN);
+    for Walked { pool, .. } in pools {
+        family.sample(&[&pool.name], pool.stats.fail_open.load(Relaxed));
+    }
+}
+
+fn process_wide(out: &mut Exposition, snapshot: &Snapshot) {
+    let mut family = out.family(&families::CONNECTIONS);
+    for listening in &snapshot.listeners {
+        family.sample(&[&listening.address.to_string()], listening.connections);
+    }
+    let mut family = out.family(&families::TLS_CERTIFICATE_EXPIRY);
+    for (file, expiry) in &snapshot.certificates {
+        let at = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        family.sample(&[&file.display().to_string()], at.as_secs());
+    }
+    out.family(&families::ACCESS_LOG_LOST).sample(&[], snapshot.access_log_lost);
+}
+
+/// Compile-time reminder: whoever adds a state to either list adds it to [`STATES`].
+const _: fn(Wanted, HealthState) = |wanted, health| {
+    match wanted {
+        Wanted::Ready | Wanted::Drain | Wanted::Disabled => {}
+    }
+    match health {
+        HealthState::Unknown | HealthState::Up | HealthState::Down | HealthState::Warming | HealthState::Ejected => {}
+    }
+};

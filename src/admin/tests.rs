@@ -1,0 +1,379 @@
+//! The API without a socket: shapes, errors, guards; then once over a real one.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::backend::{BackendId, CodeClass, InFlight, Outcome, ProbeReport, ProbeResult, Resources};
+use crate::config::{AdminState as Wanted, BackendPlan, PoolPlan, StrategyKind};
+use crate::pool::Pool;
+use crate::telemetry::metrics::lint;
+
+#[derive(Debug)]
+struct Room {
+    pools: Vec<Arc<Pool>>,
+    phase: Mutex<Phase>,
+    refuses: bool,
+}
+
+impl ControlRoom for Room {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            phase: *self.phase.lock().unwrap(),
+            uptime: Duration::from_millis(12_500),
+            config_generation: 3,
+            pools: self.pools.clone(),
+            listeners: vec![Listening { address: ([127, 0, 0, 1], 80).into(), scheme: "http", connections: 4 }],
+            overrides: vec![json!({ "key": "pools.p.strategy" })],
+            last_reload: Some(LastReload {
+                at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
+                applied: false,
+                errors: vec!["conf/x.toml:1:2: wrong".to_owned()],
+            }),
+            certificates: vec![("a\"b.pem".into(), SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000))],
+            access_log_lost: 7,
+        }
+    }
+
+    fn drain_deadline(&self, _: BackendId) -> Option<Instant> {
+        Some(Instant::now() + Duration::from_secs(30))
+    }
+
+    fn upstream_connections(&self, _: BackendId) -> Option<u64> {
+        Some(2)
+    }
+
+    fn reload(&self) -> Reply<'_, Result<ReloadDone, Refused>> {
+        let refused = || Refused { message: "the file is faulty".to_owned(), errors: vec![json!({ "line": 3 })] };
+        let answer =
+            if self.refuses { Err(refused()) } else { Ok(ReloadDone { diff: json!({ "added": ["pools.p.b"] }) }) };
+        Box::pin(async { answer })
+    }
+}
+
+/// Pool `p` with backends `a` (up, used) and `b` (drained, unknown health).
+fn pool() -> Arc<Pool> {
+    let mut drained = BackendPlan::new("b", "127.0.0.1:2".parse().unwrap());
+    drained.state = Wanted::Drain;
+    let backends = vec![BackendPlan::new("a", "127.0.0.1:1".parse().unwrap()), drained];
+    let pool = Pool::new(Arc::new(PoolPlan::new("p", StrategyKind::LeastConnections, backends)), Instant::now());
+    let (backend, now) = (pool.backend("a").unwrap(), Instant::now());
+    let report = ProbeReport {
+        result: ProbeResult::Passed,
+        detail: "status 200".to_owned(),
+        took: Duration::from_micros(1_500),
+    };
+    pool.probed(&backend, &report, now);
+    for status in [200, 500] {
+        backend.stats.attempt_ended(&Outcome::served(status, Duration::from_millis(100)), now);
+        backend.stats.request_ended(CodeClass::of(status), Duration::from_millis(100));
+    }
+    let sample = Resources { cpu: Some(0.25), memory: None, sampled: Some(now), ..Resources::default() };
+    backend.set_resources(sample);
+    pool
+}
+
+fn admin_with(token: Option<&str>, refuses: bool) -> (Arc<AdminState>, Arc<Room>) {
+    let room = Arc::new(Room { pools: vec![pool()], phase: Mutex::new(Phase::Running), refuses });
+    let metrics = Arc::new(Metrics::new().unwrap());
+    (AdminState::new(Arc::clone(&room) as _, metrics, token.map(str::to_owned), false), room)
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+}
+
+async fn ask(router: &Router, request: axum::http::request::Builder) -> Answer {
+    let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+}
+
+async fn get(path: &str) -> Answer {
+    ask(&router(admin_with(None, false).0), Request::get(path)).await
+}
+
+#[tokio::test]
+async fn a_backend_shows_the_contracts_fields() {
+    let mut view = get("/api/v1/pools/p/backends/a").await.json();
+    assert!(view["resources"]["age_s"].as_f64().unwrap() >= 0.0);
+    assert!(view["last_check"]["age_s"].as_f64().unwrap() >= 0.0);
+    for quantile in ["p50_ms", "p95_ms", "p99_ms"] {
+        let value = view[quantile].as_f64().unwrap();
+        assert!((80.0..125.0).contains(&value), "{quantile} {value}");
+        view[quantile] = json!(100.0);
+    }
+    view["resources"]["age_s"] = json!(0.0);
+    view["last_check"]["age_s"] = json!(0.0);
+    let expected = json!({
+        "name": "a", "address": "127.0.0.1:1", "state": "ready", "health": "up", "in_flight": 0, "requests": 2,
+        "failures": 1, "success_rate": 0.5, "avg_response_time_ms": 100.0, "p50_ms": 100.0, "p95_ms": 100.0,
+        "p99_ms": 100.0, "window_s": 60, "weight": 1, "max_in_flight": 0,
+        "resources": { "cpu": 0.25, "memory": null, "age_s": 0.0 }, "drain": null, "leaving": false, "ejections": 0,
+        "last_check": { "result": "passed", "detail": "status 200", "took_ms": 1.5, "age_s": 0.0 },
+    });
+    assert_eq!(view, expected);
+    let drained = get("/api/v1/pools/p/backends/b").await.json();
+    assert_eq!((&drained["state"], &drained["health"]), (&json!("draining"), &json!("unknown")));
+    assert!(drained["drain"]["remaining_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(drained["success_rate"], Value::Null);
+}
+
+#[tokio::test]
+async fn pools_and_status() {
+    let pools = get("/api/v1/pools").await.json();
+    let pool = get("/api/v1/pools/p").await.json();
+    assert_eq!(pools[0]["name"], pool["name"]);
+    assert_eq!(pool["strategy"], "least_connections");
+    assert_eq!(pool["metrics"], json!({ "total_requests": 2, "healthy_backends": 1 }));
+    assert_eq!(pool["queue"], json!({ "length": 0, "size": 128 }));
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|backend| backend["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&pool["backends"]), ["a", "b"]);
+    assert_eq!(names(&get("/api/v1/pools/p/backends").await.json()), ["a", "b"]);
+
+    let status = get("/api/v1/status").await.json();
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["uptime_s"], 12.5);
+    assert_eq!(status["config_generation"], 3);
+    assert_eq!(status["listeners"], json!([{ "address": "127.0.0.1:80", "scheme": "http", "connections": 4 }]));
+    assert_eq!(status["pools"][0]["name"], "p");
+    assert_eq!(status["pools"][0]["healthy_backends"], 1);
+    assert_eq!(status["overrides"], json!([{ "key": "pools.p.strategy" }]));
+    let last = json!({ "at": 1.5, "result": "failure", "errors": ["conf/x.toml:1:2: wrong"] });
+    assert_eq!(status["last_reload"], last);
+}
+
+#[tokio::test]
+async fn a_backend_that_left_is_shown_until_it_is_empty() {
+    let (admin, room) = admin_with(None, false);
+    let (router, pool) = (router(admin), Arc::clone(&room.pools[0]));
+    let held = InFlight::enter(&pool.backend("a").unwrap()).unwrap();
+    let mut plan = (*pool.plan()).clone();
+    plan.backends.remove(0);
+    pool.apply(Arc::new(plan), Instant::now());
+    let path = "/api/v1/pools/p/backends/a";
+    let view = ask(&router, Request::get(path)).await.json();
+    assert_eq!((&view["state"], &view["leaving"], &view["in_flight"]), (&json!("draining"), &json!(true), &json!(1)));
+    assert!(ask(&router, Request::get("/metrics")).await.text.contains("in_flight{pool=\"p\",backend=\"a\"} 1"));
+    drop(held);
+    pool.tick(Instant::now());
+    assert_eq!(ask(&router, Request::get(path)).await.status, StatusCode::NOT_FOUND);
+    let text = ask(&router, Request::get("/metrics")).await.text;
+    assert!(!text.contains("backend=\"a\"") && text.contains("backend=\"b\""), "a removed backend vanishes");
+}
+
+#[tokio::test]
+async fn metrics_are_sound() {
+    let answer = get("/metrics").await;
+    assert_eq!(answer.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let samples = lint::check(&answer.text).unwrap_or_else(|fault| panic!("{fault}\n{}", answer.text));
+    for (series, value) in [
+        ("evenkeel_requests_total{pool=\"p\",backend=\"a\",code_class=\"2xx\"}", 1.0),
+        ("evenkeel_requests_total{pool=\"p\",backend=\"a\",code_class=\"5xx\"}", 1.0),
+        ("evenkeel_requests_total{pool=\"p\",backend=\"\",code_class=\"none\"}", 0.0),
+        ("evenkeel_upstream_attempts_total{pool=\"p\",backend=\"a\",result=\"ok\"}", 1.0),
+        ("evenkeel_request_duration_seconds_bucket{pool=\"p\",backend=\"a\",le=\"0.1\"}", 2.0),
+        ("evenkeel_request_duration_seconds_bucket{pool=\"p\",backend=\"a\",le=\"0.075\"}", 0.0),
+        ("evenkeel_first_byte_seconds_count{pool=\"p\",backend=\"a\"}", 2.0),
+        ("evenkeel_decision_seconds_bucket{pool=\"p\",strategy=\"least_connections\",le=\"0.00000005\"}", 0.0),
+        ("evenkeel_queue_wait_seconds_count{pool=\"p\"}", 0.0),
+        ("evenkeel_in_flight{pool=\"p\",backend=\"b\"}", 0.0),
+        ("evenkeel_backend_up{pool=\"p\",backend=\"a\"}", 1.0),
+        ("evenkeel_backend_up{pool=\"p\",backend=\"b\"}", 0.0),
+        ("evenkeel_backend_state{pool=\"p\",backend=\"b\",state=\"draining\"}", 1.0),
+        ("evenkeel_backend_state{pool=\"p\",backend=\"b\",state=\"ready\"}", 0.0),
+        ("evenkeel_backend_state{pool=\"p\",backend=\"a\",state=\"up\"}", 1.0),
+        ("evenkeel_connections{listener=\"127.0.0.1:80\"}", 4.0),
+        ("evenkeel_upstream_connections{pool=\"p\",backend=\"a\"}", 2.0),
+        ("evenkeel_tls_certificate_expiry_timestamp_seconds{file=\"a\\\"b.pem\"}", 2_000_000_000.0),
+        ("evenkeel_health_checks_total{pool=\"p\",backend=\"a\",result=\"passed\"}", 1.0),
+        ("evenkeel_ejections_total{pool=\"p\",backend=\"a\",reason=\"consecutive_failures\"}", 0.0),
+        ("evenkeel_retries_total{pool=\"p\",reason=\"connect_failure\"}", 0.0),
+        ("evenkeel_client_disconnects_total{pool=\"p\"}", 0.0),
+        ("evenkeel_access_log_lost_lines_total", 7.0),
+        ("evenkeel_config_generation", 1.0),
+    ] {
+        assert_eq!(samples.get(series), Some(&value), "{series}");
+    }
+}
+
+#[tokio::test]
+async fn every_error_has_the_openai_shape() {
+    let router = router(admin_with(None, true).0);
+    let local = |builder: axum::http::request::Builder| builder.header("host", "127.0.0.1:9901");
+    for (request, status, code) in [
+        (Request::get("/nothing"), StatusCode::NOT_FOUND, "not_found"),
+        (Request::get("/api/v1/pools/x"), StatusCode::NOT_FOUND, "not_found"),
+        (Request::get("/api/v1/pools/p/backends/x"), StatusCode::NOT_FOUND, "not_found"),
+        (local(Request::delete("/metrics")), StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+        (Request::get("/api/v1/reload"), StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+        (local(Request::post("/api/v1/reload")), StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration"),
+    ] {
+        let answer = ask(&router, request).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        let error = answer.json()["error"].clone();
+        assert_eq!((&error["code"], &error["type"]), (&json!(code), &json!("invalid_request_error")));
+        assert!(!error["message"].as_str().unwrap().is_empty());
+        assert_eq!(error["request_id"].as_str().unwrap(), answer.headers["x-request-id"]);
+        assert_eq!(answer.headers["content-type"], "application/json");
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            assert!(answer.headers.contains_key("allow"));
+        }
+        if status == StatusCode::UNPROCESSABLE_ENTITY {
+            assert_eq!(answer.json()["errors"], json!([{ "line": 3 }]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reload_answers_with_its_diff() {
+    let router = router(admin_with(None, false).0);
+    let answer = ask(&router, Request::post("/api/v1/reload").header("host", "localhost")).await;
+    assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({ "added": ["pools.p.b"] })));
+}
+
+#[tokio::test]
+async fn head_is_a_get_without_a_body() {
+    for path in ["/", "/metrics", "/healthz", "/api/v1/status"] {
+        let answer = ask(&router(admin_with(None, false).0), Request::head(path)).await;
+        assert_eq!((answer.status, answer.text.as_str()), (StatusCode::OK, ""), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn alive_and_ready() {
+    let (admin, room) = admin_with(None, false);
+    let router = router(admin);
+    let ready = async || ask(&router, Request::get("/readyz")).await.status;
+    assert_eq!(ready().await, StatusCode::OK);
+    for phase in [Phase::Starting, Phase::Draining] {
+        *room.phase.lock().unwrap() = phase;
+        assert_eq!(ready().await, StatusCode::SERVICE_UNAVAILABLE, "{phase:?}");
+        assert_eq!(ask(&router, Request::get("/healthz")).await.status, StatusCode::OK);
+    }
+    *room.phase.lock().unwrap() = Phase::Running;
+    let report = ProbeReport { result: ProbeResult::Loading, detail: String::new(), took: Duration::ZERO };
+    room.pools[0].probed(&room.pools[0].backend("a").unwrap(), &report, Instant::now());
+    assert_eq!(ready().await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn the_token_guards_all_but_the_probes() {
+    let (admin, _) = admin_with(Some("s3cret"), false);
+    let router = router(Arc::clone(&admin));
+    for path in ["/", "/metrics", "/api/v1/status", "/api/v1/pools/p", "/nothing"] {
+        let answer = ask(&router, Request::get(path)).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(answer.headers["www-authenticate"], "Bearer");
+        assert!(!answer.text.contains("s3cret"));
+        let wrong = ask(&router, Request::get(path).header("authorization", "Bearer wrong!")).await;
+        assert_eq!(wrong.status, StatusCode::UNAUTHORIZED, "{path}");
+        let right = ask(&router, Request::get(path).header("authorization", "Bearer s3cret")).await;
+        assert_ne!(right.status, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(ask(&router, Request::get(path)).await.status, StatusCode::OK, "{path}");
+    }
+    // With a token neither host nor origin matter: a foreign page does not have the token.
+    let write = Request::post("/api/v1/reload").header("host", "balancer.example").header("origin", "http://x");
+    assert_eq!(ask(&router, write.header("authorization", "Bearer s3cret")).await.status, StatusCode::OK);
+    let write = Request::post("/api/v1/reload").header("host", "127.0.0.1");
+    assert_eq!(ask(&router, write).await.status, StatusCode::UNAUTHORIZED);
+
+    admin.set_token(Some("new".to_owned()));
+    let old = Request::get("/metrics").header("authorization", "Bearer s3cret");
+    assert_eq!(ask(&router, old).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn public_metrics_need_no_token() {
+    let room = Arc::new(Room { pools: vec![pool()], phase: Mutex::new(Phase::Running), refuses: false });
+    let admin = AdminState::new(room, Arc::new(Metrics::new().unwrap()), Some("t".to_owned()), true);
+    let router = router(admin);
+    assert_eq!(ask(&router, Request::get("/metrics")).await.status, StatusCode::OK);
+    assert_eq!(ask(&router, Request::get("/api/v1/pools")).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn without_a_token_a_write_must_be_local_and_of_no_other_origin() {
+    let router = router(admin_with(None, false).0);
+    let status = async |headers: &[(&str, &str)]| {
+        let mut request = Request::builder().method(Method::POST).uri("/api/v1/reload");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        ask(&router, request).await.status
+    };
+    let own = ("host", "127.0.0.1:9901");
+    assert_eq!(status(&[own]).await, StatusCode::OK);
+    assert_eq!(status(&[own, ("origin", "http://127.0.0.1:9901")]).await, StatusCode::OK);
+    for refused in [
+        &[][..],
+        &[("host", "rebound.example")],
+        &[("host", "rebound.example"), ("origin", "http://rebound.example")],
+        &[own, ("origin", "http://evil.example")],
+        &[own, ("origin", "http://127.0.0.1:8080")],
+        &[own, ("origin", "null")],
+        &[own, ("sec-fetch-site", "cross-site")],
+    ] {
+        assert_eq!(status(refused).await, StatusCode::FORBIDDEN, "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn entity_tags_move_with_what_an_operator_changes_only() {
+    let (admin, room) = admin_with(None, false);
+    let (router, pool) = (router(admin), &room.pools[0]);
+    let tags = async || {
+        let backend = ask(&router, Request::get("/api/v1/pools/p/backends/a")).await;
+        let whole = ask(&router, Request::get("/api/v1/pools/p")).await;
+        (backend.headers["etag"].clone(), whole.headers["etag"].clone())
+    };
+    let before = tags().await;
+    pool.backend("a").unwrap().stats.request_ended(CodeClass::C2xx, Duration::ZERO);
+    assert_eq!(tags().await, before);
+    pool.backend("a").unwrap().set_weight(7);
+    let after = tags().await;
+    assert!(after.0 != before.0 && after.1 != before.1);
+}
+
+#[tokio::test]
+async fn over_a_socket_and_until_the_word() {
+    let (admin, _) = admin_with(None, false);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(serve(listener, admin, async { drop(stopped.await) }));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut text = Vec::new();
+    while !text.ends_with(b"}") {
+        assert_ne!(stream.read_buf(&mut text).await.unwrap(), 0);
+    }
+    assert!(text.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&text));
+    stop.send(()).unwrap();
+    // The idle connection is closed and the server ends.
+    assert_eq!(stream.read_buf(&mut text).await.unwrap(), 0);
+    server.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+}
