@@ -1,6 +1,6 @@
 //! What the operator meant: the validated configuration that every other room reads.
 //!
-//! A [`Plan`] is made once, by [`Plan::resolve`](super::Plan::resolve) from a parsed file, or in code by tests and by
+//! A [`Plan`] is made once, by [`Plan::load`] from a file, or in code by tests and by
 //! `quick` and `demo`. Past this point no default is missing and nothing is checked twice. `PartialEq` on every type is
 //! what `control::diff` stands on.
 
@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use super::secret::Secret;
 
 /// Everything one configuration file says.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,8 +138,8 @@ pub struct ListenerTlsPlan {
 pub struct CertificatePlan {
     /// PEM chain, leaf first.
     pub cert: PathBuf,
-    /// PEM private key.
-    pub key: PathBuf,
+    /// PEM private key: a file, or the text itself in an environment variable.
+    pub key: Secret,
 }
 
 /// TLS versions we speak.
@@ -158,24 +160,6 @@ pub struct AdminPlan {
     pub token: Option<Secret>,
     /// `/metrics` needs no token.
     pub public_metrics: bool,
-}
-
-/// A secret that is read when it is needed and never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Secret {
-    /// The content of this file, without its trailing newline.
-    File(PathBuf),
-    /// The value of this environment variable.
-    Env(String),
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Env(name) => write!(f, "env:{name}"),
-        }
-    }
 }
 
 /// One `[[routes]]` table: all conditions must hold.

@@ -1,0 +1,136 @@
+//! What the configuration can say and this version cannot do yet. At its default such a key parses; switching it on is an
+//! error, so that nobody runs without what he asked for.
+//!
+//! When a feature lands, its line in [`MISSING`] goes; nothing else has to change.
+
+use toml::de::{DeTable, DeValue};
+
+use super::source::Span;
+use super::walk::{Walk, join};
+
+/// A key that must stay off.
+struct Missing {
+    /// In the notation of the reference: `[]` an entry of a list, `NAME` any name.
+    key: &'static str,
+    on: On,
+    /// What is not available.
+    feature: &'static str,
+}
+
+/// When a key counts as switched on.
+enum On {
+    Written,
+    True,
+    /// Not an empty text or list.
+    NotEmpty,
+    /// One of these words.
+    Words(&'static [&'static str]),
+}
+
+/// Remove a line when its feature is built.
+const MISSING: &[Missing] = &[
+    Missing { key: "listeners[].tls", on: On::Written, feature: "tls" },
+    Missing { key: "listeners[].tls.client_ca", on: On::Written, feature: "client_ca" },
+    Missing { key: "listeners[].limits", on: On::Written, feature: "limits" },
+    Missing { key: "listeners[].proxy_protocol", on: On::True, feature: "proxy_protocol" },
+    Missing { key: "routes[].model", on: On::Written, feature: "routing by model" },
+    Missing { key: "pools.NAME.protocol", on: On::Words(&["h2c", "https", "h2", "auto"]), feature: "this protocol" },
+    Missing { key: "pools.NAME.strategy", on: On::Words(&["rl"]), feature: "the strategy rl" },
+    Missing { key: "pools.NAME.shadow", on: On::NotEmpty, feature: "shadow" },
+    Missing { key: "pools.NAME.priority_header", on: On::NotEmpty, feature: "priority_header" },
+    Missing { key: "pools.NAME.backends[].expand", on: On::True, feature: "expand" },
+    Missing { key: "pools.NAME.health.kind", on: On::Words(&["grpc"]), feature: "the probe kind grpc" },
+    Missing { key: "pools.NAME.sticky", on: On::Written, feature: "sticky" },
+    Missing { key: "pools.NAME.resources", on: On::Written, feature: "resources" },
+    Missing { key: "pools.NAME.rl.guardrail", on: On::Written, feature: "rl.guardrail" },
+];
+
+/// Notes every missing feature that the document switches on.
+pub(super) fn check(walk: &Walk<'_>, document: &DeTable<'_>) {
+    let mut noted: Vec<String> = Vec::new();
+    for missing in MISSING {
+        each(document, "", missing.key, &mut |path, span, value| {
+            // What is inside a missing table needs no second line.
+            let inside =
+                noted.iter().any(|outer| path.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with('.')));
+            if !inside && missing.on.holds(value) {
+                let hint = missing.on.cure(path);
+                walk.error_at(&span, path, (format!("{} is not available in this version", missing.feature), hint));
+                noted.push(path.to_owned());
+            }
+        });
+    }
+}
+
+/// Every value of the document that `pattern` names, with its path and place.
+fn each(table: &DeTable<'_>, path: &str, pattern: &str, found: &mut dyn FnMut(&str, Span, &DeValue<'_>)) {
+    let (segment, rest) = pattern.split_once('.').unwrap_or((pattern, ""));
+    let (name, list) = segment.strip_suffix("[]").map_or((segment, false), |name| (name, true));
+    for (key, value) in table.iter().filter(|(key, _)| name == "NAME" || key.get_ref() == name) {
+        let path = join(path, key.get_ref());
+        match (value.get_ref(), list) {
+            (DeValue::Array(entries), true) => {
+                for (index, entry) in entries.iter().enumerate() {
+                    if let DeValue::Table(inner) = entry.get_ref() {
+                        each(inner, &format!("{path}[{index}]"), rest, found);
+                    }
+                }
+            }
+            (DeValue::Table(inner), false) if !rest.is_empty() => each(inner, &path, rest, found),
+            (value_here, false) if rest.is_empty() => found(&path, value.span(), value_here),
+            _ => {} // of another type than it should be, which the walk has noted
+        }
+    }
+}
+
+impl On {
+    fn holds(&self, value: &DeValue<'_>) -> bool {
+        match self {
+            Self::Written => true,
+            Self::True => value.as_bool() == Some(true),
+            Self::NotEmpty => {
+                value.as_str().is_some_and(|text| !text.is_empty())
+                    || value.as_array().is_some_and(|list| !list.is_empty())
+            }
+            Self::Words(words) => value.as_str().is_some_and(|text| words.contains(&text)),
+        }
+    }
+
+    fn cure(&self, path: &str) -> String {
+        let key = path.rsplit('.').next().unwrap_or(path);
+        match self {
+            Self::Written | Self::NotEmpty => format!("leave `{key}` out"),
+            Self::True => format!("leave `{key}` at false"),
+            Self::Words(_) => format!("choose another `{key}`"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference::SECTIONS;
+    use super::*;
+
+    #[test]
+    fn every_missing_key_is_a_key_of_the_reference() {
+        for missing in MISSING {
+            let (section, key) = missing.key.rsplit_once('.').unwrap();
+            let known = SECTIONS.iter().any(|known| known.path == section && known.key(key).is_some());
+            assert!(known, "{} is no key", missing.key);
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_wherever_its_pattern_says() {
+        let text = "[pools.a]\nshadow = []\n[pools.b]\nshadow = ['x']\n[[pools.b.backends]]\n[[pools.b.backends]]\nexpand = true";
+        let document = DeTable::parse(text).unwrap().into_inner();
+        let paths = |pattern: &str| {
+            let mut paths = Vec::new();
+            each(&document, "", pattern, &mut |path, _, _| paths.push(path.to_owned()));
+            paths
+        };
+        assert_eq!(paths("pools.NAME.shadow"), ["pools.a.shadow", "pools.b.shadow"]);
+        assert_eq!(paths("pools.NAME.backends[].expand"), ["pools.b.backends[1].expand"]);
+        assert!(paths("pools.NAME.sticky").is_empty());
+    }
+}
