@@ -39,8 +39,12 @@ fn read_pool(name: &str, table: &Table<'_>) -> PoolPlan {
     let default = PoolPlan::new(name, kind, Vec::new());
     let engine = table.choice("engine", default.engine, engine);
     let protocol = table.choice("protocol", default.protocol, protocol);
+    let resources = sessions::read_resources(table);
+    let mut strategy = rl::read_strategy(kind, name, table);
+    // One key for both: the strategy knows nothing of where samples come from.
+    strategy.resource_based.expiry = resources.clone().unwrap_or_default().expiry;
     PoolPlan {
-        strategy: rl::read_strategy(kind, name, table),
+        strategy,
         protocol,
         when_unhealthy: table.choice("when_unhealthy", default.when_unhealthy, |word| match word {
             "fail_open" => Some(WhenUnhealthy::FailOpen),
@@ -62,7 +66,7 @@ fn read_pool(name: &str, table: &Table<'_>) -> PoolPlan {
         retry: parts::read_retry(table),
         queue: parts::read_queue(table),
         sticky: sessions::read_sticky(table),
-        resources: sessions::read_resources(table),
+        resources,
         stream_error_event: table.flag("stream_error_event", default.stream_error_event),
         name: default.name,
     }

@@ -37,6 +37,7 @@ fn read_resource_based(pool: &Table<'_>) -> ResourceBasedPlan {
         cpu: table.number("cpu", default.cpu),
         memory: table.number("memory", default.memory),
         in_flight: table.number("in_flight", default.in_flight),
+        ..default
     };
     if plan.cpu + plan.memory + plan.in_flight == 0.0 {
         table.wrong("cpu", ("all shares are 0: every backend would cost the same", "at least one must be above 0"));
