@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod health;
+pub mod listener;
 pub mod mock;
 pub mod pool;
 pub mod proxy;

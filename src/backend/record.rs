@@ -1,6 +1,7 @@
 //! The record of one backend: identity, limits, state, counters and averages, all readable without a lock by every
 //! worker.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -70,6 +71,8 @@ pub struct Backend {
     /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
     health: Mutex<Health>,
     resources: Mutex<Resources>,
+    /// What a host name resolved to; read only when a connection is made.
+    resolved: Mutex<Option<SocketAddr>>,
 }
 
 /// What every pick reads of every candidate, together in one cache line.
@@ -124,6 +127,7 @@ impl Backend {
             },
             health: Mutex::new(health),
             resources: Mutex::new(Resources::default()),
+            resolved: Mutex::new(None),
         };
         backend.set_slow_start(slow_start.as_ref());
         backend
@@ -277,6 +281,19 @@ impl Backend {
     pub fn is_held(&self, now: Instant) -> bool {
         let until = self.hot.held_until.load(Relaxed);
         until != 0 && self.nanos(now) < until
+    }
+
+    /// Where to connect: the literal address, or what its name resolved to; `None`: not resolved yet.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        match self.address {
+            Address::Ip(address) => Some(address),
+            Address::Name { .. } => *self.resolved.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        }
+    }
+
+    /// Stores what the name resolved to.
+    pub fn set_endpoint(&self, address: SocketAddr) {
+        *self.resolved.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(address);
     }
 
     /// The last resource sample; the reader judges its age.

@@ -66,17 +66,24 @@ impl Deadline {
         self.0.passed.set(false);
     }
 
+    /// Makes it pass now, for whoever polls it.
+    pub fn force(&self) {
+        self.0.at.set(0);
+        self.0.passed.set(true);
+        if let Some(waker) = self.0.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
     /// Whether it has passed; if it may still pass, `cx` is woken then.
     #[inline]
     pub fn poll_passed(&self, cx: &Context<'_>) -> bool {
         if self.0.passed.get() {
             return true;
         }
-        if self.0.at.get() != 0 {
-            let mut waker = self.0.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
+        let mut waker = self.0.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
         }
         false
     }

@@ -82,10 +82,13 @@ impl Pool {
         if set.limited && !ask.queued && !self.queue.is_empty() {
             return Err(Unavailable::Busy);
         }
-        if let Some(in_flight) = ask.pinned.and_then(InFlight::enter) {
-            let pick = Pick { index: 0, ticket: Ticket(0), propensity: 1.0, kind: PickKind::Sticky };
-            let candidates = set.ready.len();
-            return Ok(self.leased(live, in_flight, pick, None, candidates, ask.now));
+        if let Some(pinned) = ask.pinned.filter(|backend| !backend.is_full()) {
+            let ticket = live.strategy.placed(pinned, ask.now);
+            if let Some(in_flight) = InFlight::enter(pinned) {
+                let pick = Pick { index: 0, ticket: Ticket(0), propensity: 1.0, kind: PickKind::Sticky };
+                let candidates = set.ready.len();
+                return Ok(self.leased(live, in_flight, pick, ticket, candidates, ask.now));
+            }
         }
         // A backend may fill up between the check and the entry when another worker takes its last slot: look again.
         for _ in 0..=set.ready.len() {
@@ -243,13 +246,13 @@ impl Drop for Lease {
             streamed: self.streamed,
             retry_after: self.retry_after,
         };
-        // First the count, so that whoever is woken below finds the place free.
-        self.in_flight = None;
         self.backend.stats.attempt_ended(&outcome, now);
         let current = self.pool.live.load();
         let same = Arc::ptr_eq(&current.strategy, &self.live.strategy);
         let ticket = self.ticket.filter(|_| same);
         current.strategy.observe(&Observation { backend: &self.backend, ticket, outcome: &outcome, now });
+        // The strategy has seen its request still counted; whoever is woken below must find the place free.
+        self.in_flight = None;
         if let Some(pause) = self.retry_after.filter(|pause| !pause.is_zero()) {
             self.backend.hold(pause, now);
             let until = (now + pause).saturating_duration_since(self.pool.born).as_nanos() as u64;

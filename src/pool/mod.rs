@@ -57,6 +57,13 @@ pub struct PoolStats {
     pub decision: DecisionHistogram,
 }
 
+impl PoolStats {
+    /// A second try began.
+    pub fn retried(&self, reason: RetryReason) {
+        self.retries[reason as usize].fetch_add(1, Relaxed);
+    }
+}
+
 /// Why a request was tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {

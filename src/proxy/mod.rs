@@ -1,3 +1,112 @@
-//! The request path.
+//! The request path: read [`service`] first.
+//!
+//! One [`Proxy`] per worker holds what only that worker touches (idle upstream connections, chance); [`Shared`] is what
+//! all workers read: the routing snapshot and the access log.
 
 pub mod access_log;
+mod body;
+mod error;
+mod forward;
+pub mod framing;
+pub mod headers;
+mod retry;
+mod route;
+mod service;
+mod story;
+
+pub use body::{ProxyBody, RequestBody};
+pub use error::Refusal;
+pub use route::{Route, Routing};
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use arc_swap::ArcSwap;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::config::{AdminState, ListenerPlan};
+use crate::upstream::IdleConnections;
+use access_log::AccessLog;
+
+/// What all workers read and only the control plane replaces.
+#[derive(Debug)]
+pub struct Shared {
+    /// Routes and pools.
+    pub routing: ArcSwap<Routing>,
+    /// The access log.
+    pub access_log: ArcSwap<AccessLog>,
+    /// Requests that no route matched or that were refused before routing, by class 4xx and 5xx.
+    pub refused: [AtomicU64; 2],
+}
+
+impl Shared {
+    /// What the workers of one balancer share.
+    pub fn new(routing: Routing, access_log: AccessLog) -> Arc<Self> {
+        Arc::new(Self {
+            routing: ArcSwap::from_pointee(routing),
+            access_log: ArcSwap::from_pointee(access_log),
+            refused: Default::default(),
+        })
+    }
+}
+
+/// The request path of one worker.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What all workers read.
+    pub shared: Arc<Shared>,
+    /// This worker's idle upstream connections.
+    pub idle: IdleConnections,
+    rng: RefCell<SmallRng>,
+}
+
+impl Proxy {
+    /// A request path with chance of its own, seeded by `seed`.
+    pub fn new(shared: Arc<Shared>, seed: u64) -> Self {
+        Self { shared, idle: IdleConnections::default(), rng: RefCell::new(SmallRng::seed_from_u64(seed)) }
+    }
+
+    /// Closes idle upstream connections that are too old, dead, or lead to a backend that takes no more requests.
+    pub fn sweep(&self) {
+        let routing = self.shared.routing.load();
+        let wanted: Vec<u64> = routing
+            .pools
+            .iter()
+            .flat_map(|pool| pool.set().members.iter().map(|b| (b.id.0, b.admin_state())).collect::<Vec<_>>())
+            .filter(|(_, state)| *state == AdminState::Ready)
+            .map(|(id, _)| id)
+            .collect();
+        self.idle.sweep(|id| wanted.contains(&id));
+    }
+}
+
+/// What the request path must know of the connection a request came on.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The client, or the proxy before us.
+    pub peer: IpAddr,
+    /// `peer` as text.
+    pub peer_text: String,
+    /// Whether `peer` is one of the listener's trusted proxies.
+    pub trusted: bool,
+    /// Whether the connection is encrypted.
+    pub secure: bool,
+    /// The listener's limits.
+    pub listener: Arc<ListenerPlan>,
+    /// Requests being served on it now.
+    pub busy: Cell<u32>,
+    /// Requests that have ended on it.
+    pub ended: Cell<u64>,
+}
+
+impl Downstream {
+    /// A connection from `peer` to `listener`.
+    pub fn new(peer: IpAddr, secure: bool, listener: Arc<ListenerPlan>) -> Self {
+        let peer = peer.to_canonical();
+        let trusted = listener.trusted_proxies.iter().any(|range| range.contains(peer));
+        Self { peer, peer_text: peer.to_string(), trusted, secure, listener, busy: Cell::new(0), ended: Cell::new(0) }
+    }
+}

@@ -88,19 +88,25 @@ impl fmt::Display for UpstreamError {
     }
 }
 
+impl std::error::Error for Fault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect(error) | Self::Io(error) => Some(error),
+            Self::Unresolved
+            | Self::Closed
+            | Self::Protocol(_)
+            | Self::FirstByteTimeout
+            | Self::IdleTimeout
+            | Self::TotalTimeout
+            | Self::ClientBody(_)
+            | Self::ClientBodyTimeout
+            | Self::ClientBodyTooLarge => None,
+        }
+    }
+}
+
 impl std::error::Error for UpstreamError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.fault {
-            Fault::Connect(error) | Fault::Io(error) => Some(error),
-            Fault::Unresolved
-            | Fault::Closed
-            | Fault::Protocol(_)
-            | Fault::FirstByteTimeout
-            | Fault::IdleTimeout
-            | Fault::TotalTimeout
-            | Fault::ClientBody(_)
-            | Fault::ClientBodyTimeout
-            | Fault::ClientBodyTooLarge => None,
-        }
+        self.fault.source()
     }
 }

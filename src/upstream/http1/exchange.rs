@@ -69,8 +69,10 @@ pub struct Exchange<B> {
     written: usize,
     /// A piece of body to send after `connection.write`.
     piece: Bytes,
-    /// The CRLF of a chunk, or the last chunk, is to follow `piece`.
+    /// The CRLF of a chunk is to follow `piece`.
     tail: Tail,
+    /// What the client's body failed with while its first piece was joined to the head.
+    failed: Option<Fault>,
     /// A body that waits for the backend's 100.
     holding: bool,
     sent_any: bool,
@@ -102,7 +104,7 @@ pub struct Failed<B> {
 impl<B> Exchange<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
+    B::Error: Into<Fault>,
 {
     /// A request whose head stands in the connection's head buffer. `expect_continue`: the client waits for a 100, so
     /// its body is asked for only when the backend says so (or after a second).
@@ -124,6 +126,7 @@ where
             written: 0,
             piece: Bytes::new(),
             tail: Tail::None,
+            failed: None,
             sent_any: false,
             wait: Wait::Nothing,
             deadline: Deadline::new(),
@@ -205,6 +208,9 @@ where
     /// have answered before it closed, and the reading side will tell.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
         loop {
+            if let Some(fault) = self.failed.take() {
+                return Err(fault);
+            }
             if !self.flushed() {
                 match self.poll_write(cx) {
                     Poll::Ready(Ok(())) => {}
@@ -235,7 +241,7 @@ where
         self.written = 0;
         let frame = match ready!(Pin::new(body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Err(client_fault(&error))),
+            Some(Err(error)) => return Poll::Ready(Err(error.into())),
             None => return Poll::Ready(self.end_of_body(None)),
         };
         self.wait = Wait::Nothing;
@@ -305,6 +311,9 @@ where
         // The first body piece that is already there leaves with the head.
         if !self.sent_any && !self.holding && self.piece.is_empty() {
             self.join_first_piece(cx);
+            if self.failed.is_some() {
+                return Poll::Ready(Ok(()));
+            }
         }
         while !self.flushed() {
             let head = &self.connection.write[self.written..];
@@ -328,14 +337,17 @@ where
 
     fn join_first_piece(&mut self, cx: &mut Context<'_>) {
         let Some(body) = &mut self.body else { return };
-        if let Poll::Ready(Some(Ok(frame))) = Pin::new(body).poll_frame(cx)
-            && let Ok(data) = frame.into_data()
-            && !data.is_empty()
-            && self.take_data(data).is_err()
-        {
-            // A body that disagrees with its framing is reported when it is polled again: nothing more is sent of it.
-            self.length_left = u64::MAX;
-        }
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else { return };
+        let taken = match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if data.is_empty() => Ok(()),
+                Ok(data) => self.take_data(data),
+                Err(frame) => self.end_of_body(frame.into_trailers().ok()),
+            },
+            Some(Err(error)) => Err(error.into()),
+            None => self.end_of_body(None),
+        };
+        self.failed = taken.err();
     }
 
     fn advance(&mut self, mut sent: usize) {
@@ -419,10 +431,6 @@ where
     }
 }
 
-fn client_fault(error: &dyn std::fmt::Display) -> Fault {
-    Fault::ClientBody(error.to_string())
-}
-
 /// The body of a response, read from the backend as it is polled.
 #[derive(Debug)]
 pub struct ResponseBody<B> {
@@ -444,7 +452,7 @@ enum Decoder {
 impl<B> ResponseBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
+    B::Error: Into<Fault>,
 {
     fn new(exchange: Exchange<B>, framing: Framing, keep_alive: bool) -> Self {
         let decoder = match framing {

@@ -1,0 +1,234 @@
+//! One downstream connection: hyper's HTTP/1.1 server over our IO, with the connection's deadlines around it.
+//!
+//! While a connection waits (for its first byte, or between requests) it is taken out of hyper and held as a bare
+//! socket: hyper's buffers cost some 20 KiB, and a balancer in front of people holds many idle connections.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use super::io::{Activity, Io};
+use crate::clock::Deadline;
+use crate::config::ListenerPlan;
+use crate::proxy::{Downstream, Proxy};
+
+/// Room for the first bytes of a connection; a usual request head fits.
+const FIRST_BYTES: usize = 4 * 1024;
+/// Room above the limits, so that our own check answers 414 and 431 with a body before hyper's parser does without.
+const BUFFER_SLACK: usize = 16 * 1024;
+/// An idle connection leaves hyper after this long: long enough that a busy one never does.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// An answer to a client that never finished its head: nothing can be routed, so nobody is asked.
+const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// How the worker reaches a connection.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// Watched by the sweep; forced to pass when the worker wants to be heard.
+    pub(super) deadline: Deadline,
+    /// The worker is draining: end as soon as it is polite.
+    pub(super) draining: Cell<bool>,
+}
+
+impl Entry {
+    /// Makes the connection hear that the worker is draining.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        self.deadline.force();
+    }
+}
+
+/// What a connection is doing, as far as its deadlines care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Between requests.
+    Idle,
+    /// A request head has begun.
+    Head,
+    /// A request is being served.
+    Busy,
+    /// The client takes no bytes.
+    Blocked,
+}
+
+/// Why hyper no longer has the connection.
+enum Left {
+    /// It is over.
+    Ended,
+    /// Nothing has happened for a while.
+    Parked,
+    /// A deadline passed.
+    Expired(Phase),
+}
+
+/// Serves `stream` to its end.
+pub(super) async fn serve(mut stream: TcpStream, downstream: Downstream, proxy: Rc<Proxy>, entry: &Entry) {
+    let downstream = Rc::new(downstream);
+    let mut patience = downstream.listener.header_timeout;
+    loop {
+        let Some(prefix) = first_bytes(&mut stream, patience, entry).await else { return };
+        match serve_http1(stream, prefix, &downstream, &proxy, entry).await {
+            Some(idle) => stream = idle,
+            None => return,
+        }
+        patience = downstream.listener.idle_timeout.saturating_sub(PARK_AFTER).max(Duration::from_millis(1));
+    }
+}
+
+/// Waits for bytes without holding a buffer. `None`: the client left, or said nothing in time, or we are draining.
+async fn first_bytes(stream: &mut TcpStream, patience: Duration, entry: &Entry) -> Option<Bytes> {
+    entry.deadline.arm(patience);
+    let mut buffer = BytesMut::new();
+    let read = std::future::poll_fn(|cx| {
+        if entry.draining.get() {
+            return Poll::Ready(Ok(0));
+        }
+        if stream.poll_read_ready(cx).is_ready() {
+            if buffer.capacity() == 0 {
+                buffer.reserve(FIRST_BYTES);
+            }
+            if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), cx, &mut buffer) {
+                return Poll::Ready(read);
+            }
+        }
+        if entry.deadline.poll_passed(cx) { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+    })
+    .await;
+    entry.deadline.disarm();
+    match read {
+        Ok(0) | Err(_) => None,
+        Ok(_) => Some(buffer.freeze()),
+    }
+}
+
+fn http1_builder(listener: &ListenerPlan) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // A client that half-closes has left: the work of its request must be cancelled (data-path.md).
+        .half_close(false)
+        // Deadlines are the sweep's: a tokio timer per request costs 9 % (data-path.md).
+        .header_read_timeout(None)
+        .max_headers(listener.max_headers.saturating_add(1))
+        .max_buf_size(listener.max_header_bytes.saturating_add(listener.max_uri).saturating_add(BUFFER_SLACK));
+    builder
+}
+
+/// Lets hyper serve requests until the connection ends or rests. `Some`: it rests, here is the socket.
+async fn serve_http1(
+    stream: TcpStream,
+    prefix: Bytes,
+    downstream: &Rc<Downstream>,
+    proxy: &Rc<Proxy>,
+    entry: &Entry,
+) -> Option<TcpStream> {
+    let activity = Arc::new(Activity::default());
+    let io = Io::new(stream, prefix, Arc::clone(&activity));
+    let service = service_fn(|request| {
+        let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
+        async move { Ok::<_, Infallible>(proxy.handle(downstream, request).await) }
+    });
+    let mut connection = http1_builder(&downstream.listener).serve_connection(io, service);
+    let mut watch = Watch::new(entry, &activity, downstream);
+    let mut draining = false;
+    let left = std::future::poll_fn(|cx| {
+        if entry.draining.get() && !draining {
+            draining = true;
+            entry.deadline.disarm();
+            watch.armed = None;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if Pin::new(&mut connection).poll(cx).is_ready() {
+            return Poll::Ready(Left::Ended);
+        }
+        watch.poll(cx)
+    })
+    .await;
+    match left {
+        Left::Ended => None,
+        Left::Expired(Phase::Head) => {
+            // Best effort, to a client that has not finished speaking; hyper has written nothing for this request.
+            let _ = connection.into_parts().io.into_stream().try_write(TIMED_OUT);
+            None
+        }
+        Left::Expired(Phase::Idle | Phase::Busy | Phase::Blocked) => None,
+        Left::Parked => {
+            let parts = connection.into_parts();
+            parts.read_buf.is_empty().then(|| parts.io.into_stream())
+        }
+    }
+}
+
+/// The deadlines of a connection in hyper's hands.
+struct Watch<'a> {
+    entry: &'a Entry,
+    activity: &'a Activity,
+    downstream: &'a Downstream,
+    /// What the deadline was armed for: the phase, and the number of requests ended.
+    armed: Option<(Phase, u64)>,
+    /// Reads at the end of the last request: any further one begins a head.
+    reads_at_rest: u64,
+    ended: u64,
+}
+
+impl<'a> Watch<'a> {
+    fn new(entry: &'a Entry, activity: &'a Activity, downstream: &'a Downstream) -> Self {
+        let ended = downstream.ended.get();
+        Self { entry, activity, downstream, armed: None, reads_at_rest: 0, ended }
+    }
+
+    /// Called after hyper was polled: arms the deadline for what goes on now, and says when it has passed.
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Left> {
+        let ended = self.downstream.ended.get();
+        if ended != self.ended {
+            self.ended = ended;
+            self.reads_at_rest = self.activity.reads();
+        }
+        let phase = self.phase();
+        let now = (phase, ended);
+        if self.armed != Some(now) {
+            self.armed = Some(now);
+            let listener = &self.downstream.listener;
+            self.entry.deadline.arm(match phase {
+                Phase::Idle => listener.idle_timeout.min(PARK_AFTER),
+                Phase::Head => listener.header_timeout,
+                Phase::Busy => Duration::ZERO,
+                Phase::Blocked => listener.write_idle_timeout,
+            });
+        }
+        if !self.entry.deadline.poll_passed(cx) {
+            return Poll::Pending;
+        }
+        if phase == Phase::Idle && self.downstream.listener.idle_timeout > PARK_AFTER {
+            if self.activity.is_flushed() {
+                return Poll::Ready(Left::Parked);
+            }
+            self.entry.deadline.arm(PARK_AFTER);
+            return Poll::Pending;
+        }
+        Poll::Ready(Left::Expired(phase))
+    }
+
+    fn phase(&self) -> Phase {
+        if self.activity.is_blocked() {
+            Phase::Blocked
+        } else if self.downstream.busy.get() > 0 {
+            Phase::Busy
+        } else if self.activity.reads() > self.reads_at_rest {
+            Phase::Head
+        } else {
+            Phase::Idle
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! One worker: a thread with a `current_thread` runtime, its own listening sockets, its own request path.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use super::accept;
+use super::connection::{self, Entry};
+use crate::clock;
+use crate::config::ListenerPlan;
+use crate::proxy::{Downstream, Proxy, Shared};
+
+/// Names a listener for the life of the process.
+pub type ListenerId = usize;
+
+/// What the control plane tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Listen on this socket too.
+    Listen {
+        /// Its name.
+        id: ListenerId,
+        /// The worker's own socket.
+        socket: std::net::TcpListener,
+        /// Its limits, replaced on reload.
+        plan: Arc<ArcSwap<ListenerPlan>>,
+        /// Connections open on this listener, over all workers.
+        connections: Arc<AtomicUsize>,
+    },
+    /// Stop accepting there; connections go on.
+    Close(ListenerId),
+    /// Stop accepting everywhere, end connections as soon as it is polite.
+    Drain,
+    /// Serve a connection that another worker accepted.
+    Adopt {
+        /// The connection.
+        stream: StdStream,
+        /// Its other end.
+        peer: SocketAddr,
+        /// Where it was accepted.
+        listener: ListenerId,
+    },
+    /// End now, whatever goes on.
+    Stop,
+}
+
+/// How many connections each worker has; shared by all of them.
+#[derive(Debug)]
+pub struct Census {
+    workers: Box<[AtomicUsize]>,
+    /// Idle upstream connections are counted by the control plane's question, open ones here.
+    most: usize,
+}
+
+impl Census {
+    /// For `workers` workers that together hold at most `most` connections.
+    pub fn new(workers: usize, most: usize) -> Arc<Self> {
+        Arc::new(Self { workers: (0..workers).map(|_| AtomicUsize::new(0)).collect(), most })
+    }
+
+    /// Connections in all.
+    pub fn total(&self) -> usize {
+        self.workers.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.total() >= self.most
+    }
+
+    /// The worker to hand a new connection to instead of `this` one: when this has at least two more than the idlest,
+    /// and an eighth of all more. With few connections (long HTTP/2 ones) that keeps the halves within one of each
+    /// other; with many, where chance spreads them well, hardly any is handed over.
+    pub(super) fn idler_than(&self, this: usize) -> Option<usize> {
+        let own = self.workers.get(this)?.load(Relaxed);
+        let (other, least) =
+            self.workers.iter().map(|count| count.load(Relaxed)).enumerate().min_by_key(|(_, count)| *count)?;
+        let margin = 2.max(self.total() / 8);
+        (other != this && own + 1 >= least + margin).then_some(other)
+    }
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the tasks of one worker share.
+pub(super) struct WorkerState {
+    pub(super) index: usize,
+    pub(super) census: Arc<Census>,
+    proxy: Rc<Proxy>,
+    listeners: RefCell<HashMap<ListenerId, Open>>,
+    entries: RefCell<HashMap<u64, Rc<Entry>>>,
+    next_entry: std::cell::Cell<u64>,
+    draining: std::cell::Cell<bool>,
+    siblings: Arc<std::sync::OnceLock<Vec<mpsc::UnboundedSender<Command>>>>,
+}
+
+/// A listener as one worker knows it.
+pub(super) struct Listening {
+    pub(super) id: ListenerId,
+    pub(super) address: SocketAddr,
+    plan: Arc<ArcSwap<ListenerPlan>>,
+    connections: Arc<AtomicUsize>,
+}
+
+struct Open {
+    listening: Rc<Listening>,
+    close: Option<oneshot::Sender<()>>,
+}
+
+impl Worker {
+    /// Starts `count` workers that know each other.
+    ///
+    /// # Errors
+    /// No thread or runtime can be made.
+    pub fn start(count: usize, shared: &Arc<Shared>, census: &Arc<Census>) -> io::Result<Vec<Self>> {
+        let siblings = Arc::new(std::sync::OnceLock::new());
+        let mut workers = Vec::with_capacity(count);
+        for index in 0..count {
+            let (commands, inbox) = mpsc::unbounded_channel();
+            let mut builder = Builder::new_current_thread();
+            let (shared, census, siblings) = (Arc::clone(shared), Arc::clone(census), Arc::clone(&siblings));
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => runtime,
+                    Err(error) => {
+                        tracing::error!(worker = index, "no runtime for a worker: {error}");
+                        return;
+                    }
+                };
+                // Chance differs between workers and starts.
+                let seed = rand::random();
+                let state = Rc::new(WorkerState {
+                    index,
+                    census,
+                    proxy: Rc::new(Proxy::new(shared, seed)),
+                    listeners: RefCell::default(),
+                    entries: RefCell::default(),
+                    next_entry: std::cell::Cell::new(0),
+                    draining: std::cell::Cell::new(false),
+                    siblings,
+                });
+                // When it returns, every task of this worker is dropped with the runtime, and its connections close.
+                runtime.block_on(state.run(inbox));
+            })?;
+            workers.push(Self { commands, thread: Some(thread) });
+        }
+        // INVARIANT: set once, here.
+        let _ = siblings.set(workers.iter().map(|worker| worker.commands.clone()).collect());
+        Ok(workers)
+    }
+
+    /// Tells the worker something. A worker that has ended hears nothing.
+    pub fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// Waits until the worker's thread has ended. `false`: it panicked.
+    pub fn join(mut self) -> bool {
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+    }
+}
+
+impl WorkerState {
+    async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        let sweeper = Rc::clone(&self);
+        tokio::task::spawn_local(clock::run_sweep(move || sweeper.proxy.sweep()));
+        while let Some(command) = inbox.recv().await {
+            match command {
+                Command::Listen { id, socket, plan, connections } => self.listen(id, socket, plan, connections),
+                Command::Close(id) => self.close(id),
+                Command::Drain => self.drain(),
+                Command::Adopt { stream, peer, listener } => self.adopt(stream, peer, listener),
+                Command::Stop => return,
+            }
+        }
+    }
+
+    fn listen(
+        self: &Rc<Self>,
+        id: ListenerId,
+        socket: std::net::TcpListener,
+        plan: Arc<ArcSwap<ListenerPlan>>,
+        connections: Arc<AtomicUsize>,
+    ) {
+        let opened = TcpListener::from_std(socket).and_then(|socket| Ok((socket.local_addr()?, socket)));
+        let (address, socket) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(worker = self.index, "cannot listen: {error}");
+                return;
+            }
+        };
+        let listening = Rc::new(Listening { id, address, plan, connections });
+        let (close, closed) = oneshot::channel();
+        let open = Open { listening: Rc::clone(&listening), close: Some(close) };
+        self.listeners.borrow_mut().insert(id, open);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(accept::run(socket, listening, worker, closed));
+    }
+
+    /// The accept loop ends and takes the backlog; the listener stays known for connections handed over late.
+    fn close(&self, id: ListenerId) {
+        if let Some(open) = self.listeners.borrow_mut().get_mut(&id)
+            && let Some(close) = open.close.take()
+        {
+            let _ = close.send(());
+        }
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        let ids: Vec<ListenerId> = self.listeners.borrow().keys().copied().collect();
+        for id in ids {
+            self.close(id);
+        }
+        for entry in self.entries.borrow().values() {
+            entry.drain();
+        }
+    }
+
+    fn adopt(self: &Rc<Self>, stream: StdStream, peer: SocketAddr, listener: ListenerId) {
+        let listening = self.listeners.borrow().get(&listener).map(|open| Rc::clone(&open.listening));
+        if let (Some(listening), Ok(stream)) = (listening, TcpStream::from_std(stream)) {
+            self.begin(stream, peer, &listening);
+        }
+    }
+
+    pub(super) fn hand_over(&self, other: usize, stream: StdStream, peer: SocketAddr, listener: ListenerId) {
+        if let Some(sibling) = self.siblings.get().and_then(|siblings| siblings.get(other)) {
+            let _ = sibling.send(Command::Adopt { stream, peer, listener });
+        }
+    }
+
+    /// Serves a connection in a task of its own. A panic there ends that connection and no other.
+    pub(super) fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, listening: &Rc<Listening>) {
+        let entry = Rc::new(Entry::default());
+        if self.draining.get() {
+            entry.drain();
+        }
+        let number = self.next_entry.get();
+        self.next_entry.set(number + 1);
+        self.entries.borrow_mut().insert(number, Rc::clone(&entry));
+        let counted = Counted::new(Rc::clone(self), Rc::clone(listening), number);
+        let downstream = Downstream::new(peer.ip(), false, listening.plan.load_full());
+        let proxy = Rc::clone(&self.proxy);
+        tokio::task::spawn_local(async move {
+            connection::serve(stream, downstream, proxy, &entry).await;
+            drop(counted);
+        });
+    }
+}
+
+/// One open connection in every count, until dropped.
+struct Counted {
+    worker: Rc<WorkerState>,
+    listening: Rc<Listening>,
+    number: u64,
+}
+
+impl Counted {
+    fn new(worker: Rc<WorkerState>, listening: Rc<Listening>, number: u64) -> Self {
+        if let Some(count) = worker.census.workers.get(worker.index) {
+            count.fetch_add(1, Relaxed);
+        }
+        listening.connections.fetch_add(1, Relaxed);
+        Self { worker, listening, number }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(count) = self.worker.census.workers.get(self.worker.index) {
+            count.fetch_sub(1, Relaxed);
+        }
+        self.listening.connections.fetch_sub(1, Relaxed);
+        self.worker.entries.borrow_mut().remove(&self.number);
+    }
+}

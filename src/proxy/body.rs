@@ -1,0 +1,247 @@
+//! The bodies on their way through: the client's, counted, limited and (within limits) kept for another try; the
+//! backend's, which carries lease and story to the last byte.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::access_log::End;
+use super::story::Story;
+use crate::backend::Ending;
+use crate::pool::Lease;
+use crate::upstream::Fault;
+use crate::upstream::http1::ResponseBody;
+
+/// A client's request body.
+#[derive(Debug)]
+pub struct RequestBody<B> {
+    inner: B,
+    received: Rc<Cell<u64>>,
+    /// Bytes allowed; 0: any number.
+    limit: u64,
+    /// What was read, as long as another try may need it; `None`: too much was read, or no try can follow.
+    kept: Option<VecDeque<Bytes>>,
+    kept_bytes: usize,
+    most_kept: usize,
+    /// What of `kept` the present try has still to send.
+    replay: VecDeque<Bytes>,
+}
+
+impl<B> RequestBody<B> {
+    /// `inner`, counted in `received`, limited to `limit` bytes (0: none), with `most_kept` bytes kept for another try.
+    pub(super) fn new(inner: B, received: Rc<Cell<u64>>, limit: u64, most_kept: usize) -> Self {
+        let kept = (most_kept > 0).then(VecDeque::new);
+        Self { inner, received, limit, kept, kept_bytes: 0, most_kept, replay: VecDeque::new() }
+    }
+
+    /// Whether all that was read of it is still there.
+    pub(super) fn can_replay(&self) -> bool {
+        self.kept.is_some() || self.received.get() == 0
+    }
+
+    /// Makes the next try begin at the beginning.
+    pub(super) fn rewind(&mut self) {
+        if let Some(kept) = &self.kept {
+            self.replay = kept.clone();
+        }
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = &mut *self;
+        if let Some(data) = this.replay.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let Some(frame) = ready!(Pin::new(&mut this.inner).poll_frame(cx)) else { return Poll::Ready(None) };
+        let frame = frame.map_err(|error| Fault::ClientBody(error.to_string()))?;
+        if let Some(data) = frame.data_ref() {
+            let received = this.received.get() + data.len() as u64;
+            this.received.set(received);
+            if this.limit != 0 && received > this.limit {
+                return Poll::Ready(Some(Err(Fault::ClientBodyTooLarge)));
+            }
+            if let Some(kept) = &mut this.kept {
+                this.kept_bytes += data.len();
+                kept.push_back(data.clone());
+                if this.kept_bytes > this.most_kept {
+                    this.kept = None;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.replay.is_empty() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A response body as hyper sends it.
+#[derive(Debug)]
+pub struct ProxyBody<B> {
+    inner: Inner<B>,
+    /// Told and reported when the body ends or is dropped.
+    tracked: Option<Tracked>,
+}
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and a box costs 5 % (data-path.md)")]
+enum Inner<B> {
+    /// An answer of ours.
+    Fixed(Bytes),
+    /// A backend's, over HTTP/1.1.
+    Http1(ResponseBody<RequestBody<B>>),
+}
+
+/// What goes with a backend's response to its last byte. The lease ends before the story is told.
+#[derive(Debug)]
+struct Tracked {
+    lease: Option<Lease>,
+    story: Story,
+    ended: bool,
+}
+
+impl<B> ProxyBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    /// An answer of ours.
+    pub(super) fn fixed(body: Bytes, story: Story) -> Self {
+        Self { inner: Inner::Fixed(body), tracked: Some(Tracked { lease: None, story, ended: false }) }
+    }
+
+    /// A backend's answer.
+    pub(super) fn upstream(body: ResponseBody<RequestBody<B>>, lease: Lease, story: Story) -> Self {
+        let mut this =
+            Self { inner: Inner::Http1(body), tracked: Some(Tracked { lease: Some(lease), story, ended: false }) };
+        if this.is_done() {
+            this.ended_well();
+        }
+        this
+    }
+
+    fn is_done(&self) -> bool {
+        match &self.inner {
+            Inner::Fixed(body) => body.is_empty(),
+            Inner::Http1(body) => body.is_done(),
+        }
+    }
+
+    /// The whole response is there: the lease ends now, its connection is free for the next request.
+    fn ended_well(&mut self) {
+        let Some(tracked) = &mut self.tracked else { return };
+        if std::mem::replace(&mut tracked.ended, true) {
+            return;
+        }
+        if let (Inner::Http1(body), Some(lease)) = (&mut self.inner, &mut tracked.lease) {
+            if let Some(connection) = body.take_connection() {
+                let limit = lease.live().plan.timeouts.upstream_idle;
+                tracked.story.keep(lease.backend().id.0, connection, limit);
+            }
+            lease.completed();
+            tracked.story.end = End::Ok;
+        }
+        tracked.lease = None;
+    }
+
+    fn ended_badly(&mut self, fault: &Fault) {
+        let Some(tracked) = &mut self.tracked else { return };
+        tracked.ended = true;
+        if let Some(lease) = &mut tracked.lease {
+            if fault.is_timeout() {
+                lease.failed(Ending::TimedOut);
+                tracked.story.end = End::BackendTimeout;
+            } else if !fault.blames_client() {
+                lease.failed(Ending::Reset);
+                tracked.story.end = End::BackendReset;
+            }
+            tracing::warn!(
+                pool = %lease.pool().name,
+                backend = %lease.backend().name,
+                request_id = tracked.story.request_id.to_str().unwrap_or_default(),
+                "response broken off: {fault}"
+            );
+        }
+        tracked.lease = None;
+    }
+}
+
+impl<B> Body for ProxyBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = &mut *self;
+        let body = match &mut this.inner {
+            Inner::Fixed(body) => {
+                let data = std::mem::take(body);
+                if data.is_empty() {
+                    return Poll::Ready(None);
+                }
+                if let Some(tracked) = &mut this.tracked {
+                    tracked.story.bytes_out += data.len() as u64;
+                }
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Inner::Http1(body) => body,
+        };
+        match ready!(body.poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let (Some(tracked), Some(data)) = (&mut this.tracked, frame.data_ref()) {
+                    tracked.story.bytes_out += data.len() as u64;
+                    if let Some(lease) = &mut tracked.lease {
+                        lease.received(data.len());
+                    }
+                }
+                if this.is_done() {
+                    this.ended_well();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(fault)) => {
+                this.ended_badly(&fault);
+                Poll::Ready(Some(Err(fault)))
+            }
+            None => {
+                this.ended_well();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.is_done()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Fixed(body) => SizeHint::with_exact(body.len() as u64),
+            Inner::Http1(body) => body.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The answers that Evenkeel makes itself: small JSON in the OpenAI error shape, never naming a backend's address.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::access_log::End;
+use crate::upstream::Fault;
+
+/// Why a request gets an answer of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request is not HTTP as we accept it: what is wrong.
+    Malformed(&'static str),
+    /// CONNECT or TRACE.
+    MethodNotAllowed,
+    /// A transfer coding we do not know.
+    NotImplemented(&'static str),
+    /// No route.
+    NoRoute,
+    /// The body is larger than the listener allows.
+    BodyTooLarge,
+    /// The request target is longer than the listener allows.
+    TargetTooLong,
+    /// The head is larger than the listener allows.
+    HeadTooLarge,
+    /// The client was too slow.
+    RequestTimeout,
+    /// The backend could not be reached, or broke off.
+    BackendFailed,
+    /// The backend was too slow.
+    BackendTimeout,
+    /// No backend can take it; come again in so many seconds.
+    NoBackend(u64),
+    /// The queue is full; come again in so many seconds.
+    QueueFull(u64),
+    /// No place became free in time; come again in so many seconds.
+    QueueTimeout(u64),
+}
+
+impl Refusal {
+    /// What a failed exchange means for the client.
+    pub fn of_fault(fault: &Fault) -> Self {
+        match fault {
+            Fault::ClientBody(_) => Self::Malformed("the request body is malformed or incomplete"),
+            Fault::ClientBodyTimeout => Self::RequestTimeout,
+            Fault::ClientBodyTooLarge => Self::BodyTooLarge,
+            Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => Self::BackendTimeout,
+            Fault::Connect(_) | Fault::Unresolved | Fault::Closed | Fault::Io(_) | Fault::Protocol(_) => {
+                Self::BackendFailed
+            }
+        }
+    }
+
+    /// The status.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BackendFailed => StatusCode::BAD_GATEWAY,
+            Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoBackend(_) | Self::QueueFull(_) | Self::QueueTimeout(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What the access log calls it.
+    pub fn end(self) -> End {
+        match self {
+            Self::BackendFailed => End::BackendReset,
+            Self::BackendTimeout => End::BackendTimeout,
+            Self::NoBackend(_) | Self::QueueFull(_) => End::NoBackend,
+            Self::QueueTimeout(_) => End::QueueTimeout,
+            Self::Malformed(_)
+            | Self::MethodNotAllowed
+            | Self::NotImplemented(_)
+            | Self::NoRoute
+            | Self::BodyTooLarge
+            | Self::TargetTooLong
+            | Self::HeadTooLarge
+            | Self::RequestTimeout => End::Rejected,
+        }
+    }
+
+    /// `type` and `code` of the OpenAI error shape, and the message.
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        const CLIENT: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        match self {
+            Self::Malformed(what) => (CLIENT, "malformed_request", what),
+            Self::MethodNotAllowed => (CLIENT, "method_not_allowed", "this method is not proxied"),
+            Self::NotImplemented(what) => (CLIENT, "not_implemented", what),
+            Self::NoRoute => (CLIENT, "no_route", "no route matches this request"),
+            Self::BodyTooLarge => (CLIENT, "body_too_large", "the request body is larger than allowed"),
+            Self::TargetTooLong => (CLIENT, "uri_too_long", "the request target is longer than allowed"),
+            Self::HeadTooLarge => (CLIENT, "headers_too_large", "the request head is larger than allowed"),
+            Self::RequestTimeout => (CLIENT, "request_timeout", "the request came too slowly"),
+            Self::BackendFailed => (SERVER, "backend_failed", "the backend could not answer"),
+            Self::BackendTimeout => (SERVER, "backend_timeout", "the backend did not answer in time"),
+            Self::NoBackend(_) => (SERVER, "no_backend", "no backend is available"),
+            Self::QueueFull(_) => (SERVER, "queue_full", "all backends are busy and the queue is full"),
+            Self::QueueTimeout(_) => (SERVER, "queue_timeout", "all backends stayed busy for too long"),
+        }
+    }
+
+    /// The response, with its JSON body.
+    pub fn response(self, request_id: &HeaderValue) -> Response<Bytes> {
+        let (kind, code, message) = self.words();
+        let id = request_id.to_str().unwrap_or_default();
+        let body = serde_json::json!({
+            "error": { "message": message, "type": kind, "code": code, "request_id": id }
+        });
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self {
+            Self::NoBackend(after) | Self::QueueFull(after) | Self::QueueTimeout(after) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(after.max(1)));
+            }
+            Self::MethodNotAllowed => {
+                let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+                headers.insert(header::ALLOW, allowed);
+            }
+            Self::Malformed(_) | Self::NotImplemented(_) | Self::BodyTooLarge | Self::RequestTimeout => {
+                // What is left of such a request must not be read as the next one.
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Self::NoRoute | Self::TargetTooLong | Self::HeadTooLarge | Self::BackendFailed | Self::BackendTimeout => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,207 @@
+//! What a request may look like at all: refuses what hyper's parser lets through. Pure; runs before routing.
+
+use http::header::{self, HeaderMap};
+use http::request::Parts;
+use http::{Method, Version};
+
+use super::error::Refusal;
+use crate::config::ListenerPlan;
+
+/// What the head says that the request path needs again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Framed {
+    /// `Content-Length`, where there is one.
+    pub content_length: Option<u64>,
+    /// The client waits for a 100 before it sends its body.
+    pub expect_continue: bool,
+}
+
+/// Checks a request head.
+///
+/// # Errors
+/// The refusal to answer with.
+pub fn check(head: &Parts, limits: &ListenerPlan) -> Result<Framed, Refusal> {
+    if head.method == Method::CONNECT || head.method == Method::TRACE {
+        return Err(Refusal::MethodNotAllowed);
+    }
+    target(head, limits)?;
+    sizes(&head.headers, limits)?;
+    hosts(head)?;
+    let content_length = content_length(&head.headers)?;
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        transfer_encoding(head, content_length)?;
+    }
+    if limits.max_body != 0 && content_length.is_some_and(|length| length > limits.max_body) {
+        return Err(Refusal::BodyTooLarge);
+    }
+    let expect_continue = head.version == Version::HTTP_11
+        && head.headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    Ok(Framed { content_length, expect_continue })
+}
+
+fn target(head: &Parts, limits: &ListenerPlan) -> Result<(), Refusal> {
+    let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let authority = head.uri.authority().map_or("", http::uri::Authority::as_str);
+    if path.len() + authority.len() > limits.max_uri {
+        return Err(Refusal::TargetTooLong);
+    }
+    if path == "*" && head.method != Method::OPTIONS {
+        return Err(Refusal::Malformed("the target * is only for OPTIONS"));
+    }
+    if authority.contains('@') {
+        return Err(Refusal::Malformed("a request target must not carry user information"));
+    }
+    // Authority form (`GET example.com:80`) has no path at all.
+    if head.uri.path_and_query().is_none() && !authority.is_empty() && head.uri.scheme().is_none() {
+        return Err(Refusal::Malformed("the target has no path"));
+    }
+    Ok(())
+}
+
+fn sizes(headers: &HeaderMap, limits: &ListenerPlan) -> Result<(), Refusal> {
+    if headers.len() > limits.max_headers {
+        return Err(Refusal::HeadTooLarge);
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > limits.max_header_bytes { Err(Refusal::HeadTooLarge) } else { Ok(()) }
+}
+
+/// RFC 9112 section 3.2: one valid `Host`, in HTTP/1.1 always; in HTTP/2 none that disagrees with `:authority`.
+fn hosts(head: &Parts) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err(Refusal::Malformed("more than one Host")),
+        (None, _) if head.version == Version::HTTP_11 => Err(Refusal::Malformed("Host is missing")),
+        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_none() => {
+            Err(Refusal::Malformed("neither :authority nor Host"))
+        }
+        (None, _) => Ok(()),
+        (Some(host), None) => {
+            if !is_host(host.as_bytes()) {
+                return Err(Refusal::Malformed("Host is not valid"));
+            }
+            let disagrees =
+                |authority: &http::uri::Authority| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+            if head.version == Version::HTTP_2 && head.uri.authority().is_some_and(disagrees) {
+                return Err(Refusal::Malformed("Host and :authority disagree"));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Whether `host` is `uri-host [":" port]` of RFC 9110 section 7.2, by its bytes. Empty is allowed there.
+pub fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host {
+        [b'[', ..] => match host.iter().position(|byte| *byte == b']') {
+            Some(end) => (&host[1..end], &host[end + 1..]),
+            None => return false,
+        },
+        _ => match host.iter().position(|byte| *byte == b':') {
+            Some(colon) => (&host[..colon], &host[colon..]),
+            None => (host, &host[host.len()..]),
+        },
+    };
+    let bracketed = host.first() == Some(&b'[');
+    let good_name = if bracketed {
+        !name.is_empty() && name.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+    } else {
+        name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte))
+    };
+    let good_port = match port {
+        [] => true,
+        [b':', digits @ ..] => {
+            digits.iter().all(u8::is_ascii_digit)
+                && digits.len() <= 5
+                && std::str::from_utf8(digits).is_ok_and(|text| text.is_empty() || text.parse::<u16>().is_ok())
+        }
+        _ => false,
+    };
+    good_name && good_port
+}
+
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::Malformed("more than one Content-Length"));
+    }
+    let digits = first.as_bytes();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Refusal::Malformed("Content-Length is not a number"));
+    }
+    let length = first.to_str().ok().and_then(|text| text.parse().ok());
+    length.map(Some).ok_or(Refusal::Malformed("Content-Length is too large"))
+}
+
+/// Only one exact `chunked`, in HTTP/1.1, without `Content-Length`.
+fn transfer_encoding(head: &Parts, content_length: Option<u64>) -> Result<(), Refusal> {
+    if head.version != Version::HTTP_11 {
+        return Err(Refusal::Malformed("Transfer-Encoding belongs to HTTP/1.1"));
+    }
+    if content_length.is_some() {
+        return Err(Refusal::Malformed("both Content-Length and Transfer-Encoding"));
+    }
+    let mut values = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Refusal::NotImplemented("the only transfer coding is a single chunked")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn refusal(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Option<u16> {
+        let limits = ListenerPlan::new(([127, 0, 0, 1], 0).into());
+        let (head, ()) = build(Request::builder()).body(()).unwrap().into_parts();
+        check(&head, &limits).err().map(|refusal| refusal.status().as_u16())
+    }
+
+    #[test]
+    fn heads_that_pass_and_heads_that_do_not() {
+        assert_eq!(refusal(|r| r.uri("/").header("host", "a")), None);
+        assert_eq!(refusal(|r| r.uri("http://b:1/x").header("host", "a")), None);
+        assert_eq!(refusal(|r| r.uri("*").method("OPTIONS").header("host", "a")), None);
+        assert_eq!(refusal(|r| r.uri("/").header("host", "a").header("transfer-encoding", "Chunked")), None);
+        assert_eq!(refusal(|r| r.uri("/").version(Version::HTTP_10)), None);
+        assert_eq!(refusal(|r| r.uri("/")), Some(400));
+        assert_eq!(refusal(|r| r.uri("/").header("host", "a").header("host", "a")), Some(400));
+        assert_eq!(refusal(|r| r.uri("/").header("host", "a b")), Some(400));
+        assert_eq!(refusal(|r| r.uri("http://u@b/").header("host", "b")), Some(400));
+        assert_eq!(refusal(|r| r.uri("*").header("host", "a")), Some(400));
+        assert_eq!(refusal(|r| r.uri("/").method("TRACE").header("host", "a")), Some(405));
+        assert_eq!(refusal(|r| r.uri("a:1").method("CONNECT").header("host", "a")), Some(405));
+        assert_eq!(refusal(|r| r.uri("/").header("host", "a").header("transfer-encoding", "gzip, chunked")), Some(501));
+        let twice = |r: http::request::Builder| {
+            r.uri("/").header("host", "a").header("transfer-encoding", "chunked").header("transfer-encoding", "chunked")
+        };
+        assert_eq!(refusal(twice), Some(501));
+        let both = |r: http::request::Builder| {
+            r.uri("/").header("host", "a").header("transfer-encoding", "chunked").header("content-length", "1")
+        };
+        assert_eq!(refusal(both), Some(400));
+        assert_eq!(refusal(|r| r.uri("/").header("host", "a").header("content-length", "+1")), Some(400));
+        assert_eq!(refusal(|r| r.uri(format!("/{}", "a".repeat(17 << 10))).header("host", "a")), Some(414));
+        assert_eq!(refusal(|r| r.uri("/").header("host", "a").header("x", "a".repeat(65 << 10))), Some(431));
+        let many = |mut r: http::request::Builder| {
+            for number in 0..101 {
+                r = r.header(format!("x-{number}"), "1");
+            }
+            r.uri("/").header("host", "a")
+        };
+        assert_eq!(refusal(many), Some(431));
+    }
+
+    #[test]
+    fn hosts_by_their_bytes() {
+        for good in ["a", "a.b:80", "[::1]", "[::1]:8080", "127.0.0.1:1", "", "a:", "xn--p1ai.example"] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in ["a b", "a/b", "u@a", "a,b", "a:x", "a:123456", "a:65536", "[::1", "[]", "a\\b", "a\"", "[::1]x"] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+}

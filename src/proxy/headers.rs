@@ -1,0 +1,343 @@
+//! The headers a proxy owns: what is dropped, what is added, whom to believe (reliability.md §4).
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Version};
+use rand::{Rng, RngExt};
+use smallvec::SmallVec;
+
+use super::Downstream;
+use crate::config::Cidr;
+use crate::upstream::http1::request::{BodyFraming, is_hop_by_hop, write_end, write_field, write_headers, write_line};
+
+/// Our header for the request's identifier.
+pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
+const FORWARDED_HOST: &str = "x-forwarded-host";
+
+/// Longest identifier taken over from a trusted proxy.
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// Who the client is, for keys, logs and limits: the peer, or what a trusted proxy says, read from right to left
+/// through the trusted ranges only.
+pub fn client_address(headers: &HeaderMap, downstream: &Downstream) -> IpAddr {
+    if !downstream.trusted {
+        return downstream.peer;
+    }
+    let trusted: &[Cidr] = &downstream.listener.trusted_proxies;
+    let mut client = downstream.peer;
+    let lines: SmallVec<[&HeaderValue; 4]> = headers.get_all(FORWARDED_FOR).iter().collect();
+    for line in lines.iter().rev() {
+        for element in line.as_bytes().rsplit(|byte| *byte == b',') {
+            let Some(address) = parse_address(element.trim_ascii()) else { return client };
+            client = address.to_canonical();
+            if !trusted.iter().any(|range| range.contains(client)) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An element of `X-Forwarded-For`: an address, perhaps with a port or in brackets.
+fn parse_address(element: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(element).ok()?;
+    text.parse()
+        .ok()
+        .or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+}
+
+/// The identifier of a request: a trusted proxy's, or a new one of 128 random bits.
+#[inline]
+pub fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut impl Rng) -> HeaderValue {
+    if trusted
+        && let Some(id) = headers.get(&X_REQUEST_ID)
+        && (1..=LONGEST_REQUEST_ID).contains(&id.len())
+        && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    {
+        return id.clone();
+    }
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let random: u128 = rng.random();
+    let mut text = [0u8; 32];
+    for (place, digit) in text.iter_mut().enumerate() {
+        *digit = DIGITS[(random >> (place * 4) & 0xF) as usize];
+    }
+    // INVARIANT: hex digits are a valid header value.
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// What a forwarded request says beyond the client's own head.
+#[derive(Debug)]
+pub struct Outbound<'a> {
+    /// The client's head.
+    pub head: &'a Parts,
+    /// The connection it came on.
+    pub downstream: &'a Downstream,
+    /// The identifier of the request.
+    pub request_id: &'a HeaderValue,
+    /// How its body is framed.
+    pub framing: BodyFraming,
+    /// `Expect: 100-continue` is passed on.
+    pub expect_continue: bool,
+}
+
+impl Outbound<'_> {
+    /// Writes the whole head for an HTTP/1.1 backend.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let head = self.head;
+        // Path and query pass byte for byte; `*` stands for itself; an absolute target without a path means `/`.
+        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        write_line(out, head.method.as_str(), target);
+        write_field(out, "host", host(head));
+        let dropped = named_by_connection(&head.headers);
+        write_headers(out, &head.headers, |name, _| self.passes(name) && !dropped.contains(name));
+        self.write_forwarded(out);
+        write_field(out, X_REQUEST_ID.as_str(), self.request_id.as_bytes());
+        let via: &[u8] = match head.version {
+            Version::HTTP_10 => b"1.0 evenkeel",
+            Version::HTTP_2 => b"2.0 evenkeel",
+            _ => b"1.1 evenkeel",
+        };
+        write_field(out, "via", via);
+        if self.expect_continue {
+            write_field(out, "expect", b"100-continue");
+        }
+        write_end(out, self.framing);
+    }
+
+    /// Whether a field of the client's passes; ours are written apart.
+    #[inline]
+    fn passes(&self, name: &HeaderName) -> bool {
+        if *name == header::HOST || *name == header::EXPECT {
+            return false;
+        }
+        if *name == header::FORWARDED {
+            return self.downstream.trusted;
+        }
+        let name = name.as_str();
+        match name.as_bytes() {
+            [b'x', b'-', ..] => {
+                !matches!(name, FORWARDED_FOR | "x-request-id")
+                    && (self.downstream.trusted || !matches!(name, FORWARDED_PROTO | FORWARDED_HOST | "x-real-ip"))
+            }
+            // Servers that map names to variables (CGI) would take these for the real ones.
+            [b'x', b'_', ..] => {
+                !matches!(name, "x_forwarded_for" | "x_forwarded_proto" | "x_forwarded_host" | "x_real_ip")
+            }
+            _ => true,
+        }
+    }
+
+    fn write_forwarded(&self, out: &mut Vec<u8>) {
+        let peer = self.downstream.peer_text.as_bytes();
+        out.extend_from_slice(FORWARDED_FOR.as_bytes());
+        out.extend_from_slice(b": ");
+        if self.downstream.trusted {
+            for line in self.head.headers.get_all(FORWARDED_FOR) {
+                out.extend_from_slice(line.as_bytes());
+                out.extend_from_slice(b", ");
+            }
+        }
+        out.extend_from_slice(peer);
+        out.extend_from_slice(b"\r\n");
+        let has = |name: &str| self.downstream.trusted && self.head.headers.contains_key(name);
+        if !has(FORWARDED_PROTO) {
+            write_field(out, FORWARDED_PROTO, if self.downstream.secure { b"https" } else { b"http" });
+        }
+        if !has(FORWARDED_HOST) {
+            write_field(out, FORWARDED_HOST, host(self.head));
+        }
+    }
+}
+
+/// The host a request is for: the target's authority before the `Host` field (RFC 9112 section 3.2.2).
+#[inline]
+pub fn host(head: &Parts) -> &[u8] {
+    match head.uri.authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => head.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
+    }
+}
+
+/// Names in `Connection` lines, as bytes that need not be text.
+fn named_by_connection(headers: &HeaderMap) -> SmallVec<[HeaderName; 2]> {
+    let mut names = SmallVec::new();
+    for line in headers.get_all(header::CONNECTION) {
+        for token in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
+                continue;
+            }
+            if let Ok(name) = HeaderName::from_bytes(token) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+/// How the body is framed upstream, whatever framing the client used.
+pub fn body_framing(method: &Method, content_length: Option<u64>, has_body: bool) -> BodyFraming {
+    match (content_length, has_body) {
+        (Some(length), _) => BodyFraming::Length(length),
+        (None, true) => BodyFraming::Chunked,
+        // A method that expects a body says that there is none (RFC 9110 section 8.6).
+        (None, false) if *method == Method::POST || *method == Method::PUT || *method == Method::PATCH => {
+            BodyFraming::Length(0)
+        }
+        (None, false) => BodyFraming::None,
+    }
+}
+
+/// Makes a backend's headers ours: the identifier is on every response, and event streams are not buffered by anyone
+/// in front of us. Returns whether the response is streamed in events.
+#[inline]
+pub fn finish_response(headers: &mut HeaderMap, request_id: &HeaderValue) -> bool {
+    let streamed = headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_event_stream(kind.as_bytes()));
+    if streamed && !headers.contains_key(&X_ACCEL_BUFFERING) {
+        headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
+    }
+    headers.insert(X_REQUEST_ID.clone(), request_id.clone());
+    streamed
+}
+
+/// Server-sent events, or JSON lines.
+#[inline]
+pub fn is_event_stream(content_type: &[u8]) -> bool {
+    let starts = |kind: &[u8]| content_type.get(..kind.len()).is_some_and(|head| head.eq_ignore_ascii_case(kind));
+    starts(b"text/event-stream") || starts(b"application/x-ndjson")
+}
+
+/// Removes what must not reach a client on another connection; for responses of hyper's client, ours are clean.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named = named_by_connection(headers);
+    let names: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in names.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::ListenerPlan;
+    use http::Request;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    fn downstream(trusted: &[&str]) -> Downstream {
+        let mut listener = ListenerPlan::new(([127, 0, 0, 1], 0).into());
+        listener.trusted_proxies = trusted.iter().map(|range| range.parse().unwrap()).collect();
+        Downstream::new([10, 0, 0, 1].into(), false, Arc::new(listener))
+    }
+
+    fn written(head: &Parts, downstream: &Downstream) -> Vec<String> {
+        let id = HeaderValue::from_static("id");
+        let outbound =
+            Outbound { head, downstream, request_id: &id, framing: BodyFraming::None, expect_continue: false };
+        let mut out = Vec::new();
+        outbound.write(&mut out);
+        String::from_utf8(out).unwrap().split("\r\n").map(str::to_owned).collect()
+    }
+
+    fn parts(fields: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().uri("http://real:81/a%2f../b?q=%zz").header("host", "lie");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn an_untrusted_client_is_not_believed() {
+        let head = parts(&[
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-request-id", "mine"),
+            ("connection", "x-secret, Host, x-forwarded-for"),
+            ("x-secret", "1"),
+            ("via", "1.0 first"),
+            ("accept", "*/*"),
+        ]);
+        let lines = written(&head, &downstream(&[]));
+        let expected = [
+            "GET /a%2f../b?q=%zz HTTP/1.1",
+            "host: real:81",
+            "via: 1.0 first",
+            "accept: */*",
+            "x-forwarded-for: 10.0.0.1",
+            "x-forwarded-proto: http",
+            "x-forwarded-host: real:81",
+            "x-request-id: id",
+            "via: 1.1 evenkeel",
+            "",
+            "",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_appended_to() {
+        let head =
+            parts(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "https")]);
+        let near = downstream(&["10.0.0.0/8"]);
+        let lines = written(&head, &near);
+        assert!(lines.contains(&"x-forwarded-for: 1.2.3.4, 10.0.0.9, 10.0.0.1".to_owned()), "{lines:?}");
+        assert!(lines.contains(&"x-forwarded-proto: https".to_owned()));
+        assert_eq!(client_address(&head.headers, &near), IpAddr::from([1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn the_client_is_the_first_address_from_the_right_that_is_not_trusted() {
+        let near = downstream(&["10.0.0.0/8"]);
+        let cases = [
+            ("6.6.6.6, 1.2.3.4, 10.1.1.1", "1.2.3.4"),
+            ("10.1.1.1, 10.2.2.2", "10.1.1.1"),
+            ("junk, 10.2.2.2", "10.2.2.2"),
+            ("1.2.3.4:555", "1.2.3.4"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("::ffff:1.2.3.4", "1.2.3.4"),
+            ("", "10.0.0.1"),
+        ];
+        for (line, expected) in cases {
+            let head = parts(&[("x-forwarded-for", line)]);
+            assert_eq!(client_address(&head.headers, &near).to_string(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_random_unless_a_trusted_proxy_gave_one() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let head = parts(&[("x-request-id", "theirs")]);
+        assert_eq!(request_id(&head.headers, true, &mut rng), "theirs");
+        let (a, b) = (request_id(&head.headers, false, &mut rng), request_id(&head.headers, false, &mut rng));
+        assert_ne!(a, b);
+        assert!(a.len() == 32 && a.as_bytes().iter().all(u8::is_ascii_hexdigit));
+    }
+
+    proptest! {
+        #[test]
+        fn a_connection_field_of_any_bytes_never_panics_nor_removes_what_is_ours(tokens in proptest::collection::vec(32..=255u8, 0..60)) {
+            let mut head = parts(&[("accept", "*/*")]);
+            if let Ok(value) = HeaderValue::from_bytes(&tokens) {
+                head.headers.insert(header::CONNECTION, value);
+            }
+            let lines = written(&head, &downstream(&[]));
+            prop_assert!(lines.contains(&"host: real:81".to_owned()));
+            prop_assert!(lines.contains(&"x-forwarded-for: 10.0.0.1".to_owned()));
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Every step of a request, in order.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
+use smallvec::SmallVec;
+
+use super::body::{ProxyBody, RequestBody};
+use super::forward::Order;
+use super::framing::{self, Framed};
+use super::story::Story;
+use super::{Downstream, Proxy, Refusal, headers, retry};
+use crate::backend::{BackendId, Ending};
+use crate::clock;
+use crate::pool::{Ask, Lease, Pool, Priority, RetryReason, Unavailable};
+use crate::upstream::http1::ResponseBody;
+use crate::upstream::http1::response::Head;
+use crate::upstream::{Fault, UpstreamError};
+
+/// Longest `Retry-After` that is believed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Backends already tried for one request.
+type Tried = SmallVec<[BackendId; 4]>;
+
+impl Proxy {
+    /// Answers one request: checked, routed, sent to a backend (perhaps to several, one after the other), streamed back.
+    pub async fn handle<B>(self: Rc<Self>, downstream: Rc<Downstream>, request: Request<B>) -> Response<ProxyBody<B>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: fmt::Display,
+    {
+        let now = clock::now();
+        let (head, body) = request.into_parts();
+        let client = headers::client_address(&head.headers, &downstream);
+        let request_id = headers::request_id(&head.headers, downstream.trusted, &mut *self.rng.borrow_mut());
+        let story = Story::begin(head, request_id, client, now, Rc::clone(&self), Rc::clone(&downstream));
+        let framed = match framing::check(&story.head, &downstream.listener) {
+            Ok(framed) => framed,
+            Err(refusal) => return refuse(refusal, story),
+        };
+        match self.route(&story) {
+            Some(pool) => self.forward(pool, &downstream, framed, body, story).await,
+            None => refuse(Refusal::NoRoute, story),
+        }
+    }
+
+    fn route(&self, story: &Story) -> Option<Arc<Pool>> {
+        let routing = self.shared.routing.load();
+        let path = story.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::path);
+        routing.find(headers::host(&story.head), path, &story.head.headers).cloned()
+    }
+
+    /// Attempts, until one is answered or none may follow.
+    async fn forward<B>(
+        &self,
+        pool: Arc<Pool>,
+        downstream: &Downstream,
+        framed: Framed,
+        body: B,
+        mut story: Story,
+    ) -> Response<ProxyBody<B>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: fmt::Display,
+    {
+        let plan = pool.plan();
+        let has_body = !body.is_end_stream();
+        let may_repeat = retry::is_idempotent(&story.head.method) || plan.retry.non_idempotent;
+        let most_kept = if may_repeat && plan.retry.attempts > 1 { plan.retry.max_replay } else { 0 };
+        let mut body = has_body
+            .then(|| RequestBody::new(body, Rc::clone(&story.bytes_in), downstream.listener.max_body, most_kept));
+        let order = Order {
+            downstream,
+            framing: headers::body_framing(&story.head.method, framed.content_length, has_body),
+            expect_continue: framed.expect_continue && has_body,
+            total: (!plan.timeouts.total.is_zero()).then(|| story.arrived + plan.timeouts.total),
+        };
+        pool.budget.earn(story.arrived);
+        story.pool = Some(Arc::clone(&pool));
+        let mut tried = Tried::new();
+        loop {
+            let mut lease = match self.lease(&pool, &tried, &mut story).await {
+                Ok(lease) => lease,
+                Err(refusal) => return refuse(refusal, story),
+            };
+            story.attempt(&lease);
+            tried.push(lease.backend().id);
+            match self.attempt(&order, &lease, body.take(), &mut story).await {
+                Ok((head, response)) => {
+                    note_response(&mut lease, &head, &mut story);
+                    let again = retry::after_status(&plan.retry, head.status, &story.head.method, !has_body);
+                    match again.filter(|reason| may_retry(&lease, &story, *reason)) {
+                        // The answer was read only as far as its head: its connection is closed with it.
+                        Some(reason) => {
+                            lease.completed();
+                            story.retry = Some(reason);
+                        }
+                        None => return respond(head, response, lease, story),
+                    }
+                }
+                Err(failed) => {
+                    body = failed.body;
+                    blame(&mut lease, &failed.error);
+                    let kept = body.as_ref().is_none_or(RequestBody::can_replay);
+                    let again = retry::after_failure(&plan.retry, &failed.error, &story.head.method, kept);
+                    match again.filter(|reason| may_retry(&lease, &story, *reason)) {
+                        Some(reason) => story.retry = Some(reason),
+                        None => {
+                            tell(&lease, &failed.error, &story);
+                            drop(lease);
+                            return refuse(Refusal::of_fault(&failed.error.fault), story);
+                        }
+                    }
+                    if let Some(body) = &mut body {
+                        body.rewind();
+                    }
+                }
+            }
+        }
+    }
+
+    /// A backend for the next attempt; waits in the queue when all are busy.
+    async fn lease(&self, pool: &Arc<Pool>, tried: &[BackendId], story: &mut Story) -> Result<Lease, Refusal> {
+        let now = if tried.is_empty() { story.arrived } else { clock::now() };
+        let key = Some(address_key(story.client));
+        let mut ask = Ask { key, tried, pinned: None, queued: false, now };
+        match pool.lease(&ask, &mut self.rng.borrow_mut()) {
+            Ok(lease) => return Ok(lease),
+            Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
+            Err(Unavailable::Busy) => {}
+        }
+        let plan = pool.plan();
+        let priority = match plan.priority_header.as_str() {
+            "" => Priority::Normal,
+            name => story.head.headers.get(name).map_or(Priority::Normal, |value| Priority::parse(value.as_bytes())),
+        };
+        let waiting = pool.queue_up(priority, now).map_err(Refusal::QueueFull)?;
+        let deadline = tokio::time::Instant::from_std(now + plan.queue.timeout);
+        ask.queued = true;
+        loop {
+            if tokio::time::timeout_at(deadline, waiting.turn()).await.is_err() {
+                story.queue = clock::now().saturating_duration_since(now);
+                return Err(Refusal::QueueTimeout(pool.retry_after()));
+            }
+            ask.now = clock::now();
+            match pool.lease(&ask, &mut self.rng.borrow_mut()) {
+                Ok(lease) => {
+                    story.queue = waiting.served(ask.now);
+                    return Ok(lease);
+                }
+                Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
+                Err(Unavailable::Busy) => {}
+            }
+        }
+    }
+}
+
+/// An answer of our own.
+fn refuse<B>(refusal: Refusal, mut story: Story) -> Response<ProxyBody<B>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    story.refused(refusal);
+    let mut response = refusal.response(&story.request_id);
+    headers::finish_response(response.headers_mut(), &story.request_id);
+    response.map(|body| ProxyBody::fixed(body, story))
+}
+
+/// The backend's answer, with lease and story on board.
+fn respond<B>(head: Head, body: ResponseBody<RequestBody<B>>, lease: Lease, mut story: Story) -> Response<ProxyBody<B>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    story.status = head.status.as_u16();
+    let mut response = Response::new(());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    headers::finish_response(response.headers_mut(), &story.request_id);
+    response.map(|()| ProxyBody::upstream(body, lease, story))
+}
+
+/// Tells the lease what the head says.
+fn note_response(lease: &mut Lease, head: &Head, story: &mut Story) {
+    let streamed = head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| headers::is_event_stream(kind.as_bytes()));
+    lease.responded(head.status.as_u16(), streamed, retry_after(head.status, &head.headers), clock::now());
+    story.first_byte = lease.first_byte_after();
+}
+
+/// How long an overloaded backend asks to be left alone: seconds, or a date.
+fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    if status != StatusCode::TOO_MANY_REQUESTS && status != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let pause = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(std::time::SystemTime::now()).ok()?,
+    };
+    Some(pause.min(LONGEST_PAUSE))
+}
+
+/// Reports a failed attempt.
+fn blame(lease: &mut Lease, error: &UpstreamError) {
+    match &error.fault {
+        Fault::Connect(_) | Fault::Unresolved => lease.failed(Ending::ConnectFailed),
+        Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => lease.failed(Ending::TimedOut),
+        Fault::Closed | Fault::Io(_) | Fault::Protocol(_) => lease.failed(Ending::Reset),
+        Fault::ClientBody(_) | Fault::ClientBodyTimeout | Fault::ClientBodyTooLarge => {}
+    }
+}
+
+/// One line for a request that failed for good: the client's answer names no backend, so this does.
+fn tell(lease: &Lease, error: &UpstreamError, story: &Story) {
+    if error.fault.blames_client() {
+        return;
+    }
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::warn!(
+        pool = %lease.pool().name,
+        backend = %lease.backend().name,
+        request_id = story.request_id.to_str().unwrap_or_default(),
+        attempts = story.attempts,
+        cause,
+        "request failed: {error}"
+    );
+}
+
+/// Whether attempts and budget allow another try; if so it is counted.
+fn may_retry(lease: &Lease, story: &Story, reason: RetryReason) -> bool {
+    let plan = &lease.live().plan.retry;
+    let now: Instant = clock::now();
+    let allowed = story.attempts < plan.attempts && lease.pool().budget.spend(plan.budget, now);
+    if allowed {
+        lease.pool().stats.retried(reason);
+    }
+    allowed
+}
+
+/// The key of a client address for `ip_hash`: stable across processes and versions (FNV-1a, 64 bits).
+fn address_key(address: std::net::IpAddr) -> u64 {
+    let hash = |bytes: &[u8]| {
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    };
+    match address {
+        std::net::IpAddr::V4(v4) => hash(&v4.octets()),
+        std::net::IpAddr::V6(v6) => hash(&v6.octets()),
+    }
+}

@@ -1,0 +1,184 @@
+//! The story of one request, told once at its end: to the metrics, and to the access log when it is on. Ends with the
+//! last byte, or when the client leaves, wherever the request then is: telling it is the story's `Drop`.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header;
+use http::request::Parts;
+use http::{HeaderValue, Version};
+
+use super::access_log::{AccessLog, End, Record, Sticky};
+use super::headers;
+use super::{Downstream, Proxy, Refusal};
+use crate::backend::{Backend, CodeClass};
+use crate::clock;
+use crate::pool::{Lease, Pool, RetryReason};
+use crate::upstream::http1::Connection;
+
+/// What happened to a request.
+#[derive(Debug)]
+pub(super) struct Story {
+    /// The client's head: told in the log, and sent upstream.
+    pub(super) head: Parts,
+    pub(super) request_id: HeaderValue,
+    pub(super) client: IpAddr,
+    pub(super) arrived: Instant,
+    pub(super) pool: Option<Arc<Pool>>,
+    backend: Option<Arc<Backend>>,
+    pick: Option<(&'static str, f32, usize)>,
+    strategy: Option<&'static str>,
+    pub(super) status: u16,
+    /// Shared with the request body, which counts as it passes.
+    pub(super) bytes_in: Rc<Cell<u64>>,
+    pub(super) bytes_out: u64,
+    pub(super) attempts: u32,
+    pub(super) queue: Duration,
+    pub(super) connect: Option<Duration>,
+    pub(super) first_byte: Option<Duration>,
+    pub(super) retry: Option<RetryReason>,
+    pub(super) sticky: Sticky,
+    /// How it ended; until somebody says so, the client left.
+    pub(super) end: End,
+    proxy: Rc<Proxy>,
+    pub(super) downstream: Rc<Downstream>,
+}
+
+impl Story {
+    /// The story of the request with this head.
+    pub(super) fn begin(
+        head: Parts,
+        request_id: HeaderValue,
+        client: IpAddr,
+        arrived: Instant,
+        proxy: Rc<Proxy>,
+        downstream: Rc<Downstream>,
+    ) -> Self {
+        downstream.busy.set(downstream.busy.get() + 1);
+        Self {
+            head,
+            request_id,
+            client,
+            arrived,
+            pool: None,
+            backend: None,
+            pick: None,
+            strategy: None,
+            status: 0,
+            bytes_in: Rc::new(Cell::new(0)),
+            bytes_out: 0,
+            attempts: 0,
+            queue: Duration::ZERO,
+            connect: None,
+            first_byte: None,
+            retry: None,
+            sticky: Sticky::None,
+            end: End::ClientGone,
+            proxy,
+            downstream,
+        }
+    }
+
+    /// An attempt begins.
+    pub(super) fn attempt(&mut self, lease: &Lease) {
+        self.attempts += 1;
+        self.backend = Some(Arc::clone(lease.backend()));
+        let (kind, propensity, candidates) = lease.pick();
+        self.pick = Some((kind.name(), propensity, candidates));
+        self.strategy = Some(lease.live().plan.strategy.kind.name());
+    }
+
+    /// A connection is free again.
+    pub(super) fn keep(&self, backend: u64, connection: Connection, limit: Duration) {
+        self.proxy.idle.put(backend, connection, limit);
+    }
+
+    /// It is answered by ourselves.
+    pub(super) fn refused(&mut self, refusal: Refusal) {
+        self.status = refusal.status().as_u16();
+        self.end = refusal.end();
+    }
+
+    fn count(&self, total: Duration) {
+        let class = CodeClass::of(if self.end == End::ClientGone && self.bytes_out == 0 { 0 } else { self.status });
+        match (&self.backend, &self.pool) {
+            (Some(backend), _) => backend.stats.request_ended(class, total),
+            (None, Some(pool)) => {
+                pool.stats.unrouted[unrouted_index(class)].fetch_add(1, Relaxed);
+            }
+            (None, None) => {
+                self.proxy.shared.refused[usize::from(class == CodeClass::C5xx)].fetch_add(1, Relaxed);
+            }
+        }
+        if let (End::ClientGone, Some(pool)) = (self.end, &self.pool) {
+            pool.stats.client_disconnects.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn log(&self, log: &AccessLog, total: Duration) {
+        let path = self.head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let field = |name| self.head.headers.get(name).map(HeaderValue::as_bytes);
+        log.write(&Record {
+            arrived: SystemTime::now().checked_sub(total).unwrap_or(SystemTime::UNIX_EPOCH),
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            client: self.client,
+            method: self.head.method.as_str(),
+            host: headers::host(&self.head),
+            path: path.as_bytes(),
+            protocol: protocol_name(self.head.version),
+            status: self.status,
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out,
+            pool: self.pool.as_ref().map(|pool| &*pool.name),
+            backend: self.backend.as_ref().map(|backend| &*backend.name),
+            strategy: self.strategy,
+            propensity: self.pick.map(|(_, propensity, _)| propensity),
+            kind: self.pick.map(|(kind, _, _)| kind),
+            candidates: self.pick.map_or(0, |(_, _, candidates)| candidates),
+            attempts: self.attempts,
+            queue: self.queue,
+            connect: self.connect,
+            first_byte: self.first_byte,
+            total,
+            end: self.end,
+            retry: self.retry.map(RetryReason::name),
+            sticky: self.sticky,
+            referer: field(header::REFERER),
+            user_agent: field(header::USER_AGENT),
+        });
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        let total = clock::now().saturating_duration_since(self.arrived);
+        self.count(total);
+        let log = self.proxy.shared.access_log.load();
+        if log.is_on() {
+            self.log(&log, total);
+        }
+        self.downstream.busy.set(self.downstream.busy.get().saturating_sub(1));
+        self.downstream.ended.set(self.downstream.ended.get() + 1);
+    }
+}
+
+/// Index into [`PoolStats::unrouted`](crate::pool::PoolStats): 4xx, 5xx, none.
+fn unrouted_index(class: CodeClass) -> usize {
+    match class {
+        CodeClass::C2xx | CodeClass::C3xx | CodeClass::C4xx => 0,
+        CodeClass::C5xx => 1,
+        CodeClass::None => 2,
+    }
+}
+
+fn protocol_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
+    }
+}
