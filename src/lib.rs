@@ -7,11 +7,13 @@
 //! [`telemetry`] (what we show). ARCHITECTURE.md tells the routes and invariants.
 
 pub mod admin;
+pub mod app;
 pub mod backend;
 pub mod balance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod health;
 pub mod listener;
 pub mod mock;

@@ -67,6 +67,8 @@ pub struct Backend {
     pub stats: Stats,
     /// What active probes found.
     pub probes: Probes,
+    /// Open connections to it, busy and idle, over all workers; each connection holds a share.
+    pub connections: Arc<AtomicU64>,
     hot: Hot,
     /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
     health: Mutex<Health>,
@@ -114,6 +116,7 @@ impl Backend {
             born: now,
             stats: Stats::new(now),
             probes: Probes::default(),
+            connections: Arc::default(),
             hot: Hot {
                 in_flight: AtomicU32::new(0),
                 max_in_flight: AtomicU32::new(spec.max_in_flight),

@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 
 use crate::backend::{Backend, Outcome};
 use crate::config::{StrategyKind, StrategyPlan};
-pub use crate::rl::store::StateError;
+pub use crate::rl::store::{self, StateError};
 pub use rl::{Rl, Row, Table};
 
 /// Chooses a backend. One duty, two extras with empty defaults.

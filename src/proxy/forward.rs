@@ -128,5 +128,5 @@ async fn connect_to(lease: &Lease, story: &mut Story) -> Result<Connection, Faul
     let started = clock::now();
     let stream = connect(address, lease.live().plan.timeouts.connect).await?;
     story.connect = Some(clock::now().saturating_duration_since(started));
-    Ok(Connection::new(stream))
+    Ok(Connection::new(stream, &lease.backend().connections))
 }

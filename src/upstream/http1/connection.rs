@@ -2,6 +2,9 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
@@ -23,12 +26,25 @@ pub struct Connection {
     pub(super) write: Vec<u8>,
     /// Whether a request was answered on it before.
     pub(super) reused: bool,
+    _counted: Counted,
+}
+
+/// One open connection in its backend's count, until dropped.
+#[derive(Debug)]
+struct Counted(Arc<AtomicU64>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Connection {
-    /// A fresh connection.
-    pub fn new(stream: Stream) -> Self {
-        Self { stream, read: BytesMut::new(), write: Vec::with_capacity(1024), reused: false }
+    /// A fresh connection, counted in `open` until it is dropped.
+    pub fn new(stream: Stream, open: &Arc<AtomicU64>) -> Self {
+        open.fetch_add(1, Relaxed);
+        let _counted = Counted(Arc::clone(open));
+        Self { stream, read: BytesMut::new(), write: Vec::with_capacity(1024), reused: false, _counted }
     }
 
     /// Whether it has carried a request before.

@@ -1,0 +1,113 @@
+//! What the control plane shows: the admin server reads it without asking anybody.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Order;
+use crate::admin::{ControlRoom, LastReload, Listening, Phase, Refused, ReloadDone, Reply, Snapshot};
+use crate::backend::BackendId;
+use crate::clock;
+use crate::proxy::Shared;
+
+/// The state of the balancer as outsiders see it.
+pub struct Board {
+    shared: Arc<Shared>,
+    orders: mpsc::UnboundedSender<Order>,
+    started: Instant,
+    state: Mutex<State>,
+}
+
+/// Guarded together, because they change together at a reload.
+struct State {
+    phase: Phase,
+    generation: u64,
+    listeners: Vec<(SocketAddr, &'static str, Arc<AtomicUsize>)>,
+    last_reload: Option<LastReload>,
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board").finish_non_exhaustive()
+    }
+}
+
+impl Board {
+    /// A board for a balancer that is starting.
+    pub fn new(shared: Arc<Shared>, orders: mpsc::UnboundedSender<Order>) -> Arc<Self> {
+        let state = State { phase: Phase::Starting, generation: 1, listeners: Vec::new(), last_reload: None };
+        Arc::new(Self { shared, orders, started: clock::now(), state: Mutex::new(state) })
+    }
+
+    /// Gives an order.
+    pub fn order(&self, order: Order) {
+        let _ = self.orders.send(order);
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.lock().phase = phase;
+    }
+
+    pub(super) fn set_generation(&self, generation: u64) {
+        self.lock().generation = generation;
+    }
+
+    pub(super) fn set_listeners(&self, listeners: Vec<(SocketAddr, &'static str, Arc<AtomicUsize>)>) {
+        self.lock().listeners = listeners;
+    }
+
+    pub(super) fn set_last_reload(&self, last: LastReload) {
+        self.lock().last_reload = Some(last);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ControlRoom for Board {
+    fn snapshot(&self) -> Snapshot {
+        let state = self.lock();
+        let listening = |(address, scheme, connections): &(SocketAddr, &'static str, Arc<AtomicUsize>)| Listening {
+            address: *address,
+            scheme,
+            connections: connections.load(Relaxed) as u64,
+        };
+        Snapshot {
+            phase: state.phase,
+            uptime: clock::now().saturating_duration_since(self.started),
+            config_generation: state.generation,
+            pools: self.shared.routing.load().pools.clone(),
+            listeners: state.listeners.iter().map(listening).collect(),
+            overrides: Vec::new(),
+            last_reload: state.last_reload.clone(),
+            certificates: Vec::new(),
+            access_log_lost: self.shared.access_log.load().lost(),
+        }
+    }
+
+    fn drain_deadline(&self, _backend: BackendId) -> Option<Instant> {
+        None
+    }
+
+    fn upstream_connections(&self, backend: BackendId) -> Option<u64> {
+        let routing = self.shared.routing.load();
+        routing.pools.iter().find_map(|pool| {
+            pool.set().members.iter().find(|member| member.id == backend).map(|member| member.connections.load(Relaxed))
+        })
+    }
+
+    fn reload(&self) -> Reply<'_, Result<ReloadDone, Refused>> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order::Reload(Some(answer)));
+        Box::pin(async move {
+            let stopping = || Refused { message: "the balancer is stopping".into(), errors: Vec::new() };
+            answered.await.unwrap_or_else(|_| Err(stopping()))
+        })
+    }
+}

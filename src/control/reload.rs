@@ -1,0 +1,188 @@
+//! A reload: read, validate, compare; prepare what may fail; commit what cannot; retire what is gone. It happens whole
+//! or not at all.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::oneshot;
+
+use super::{Control, Diff, names, state};
+use crate::admin::{LastReload, Refused, ReloadDone};
+use crate::clock;
+use crate::config::{ConfigError, ListenerPlan, Loaded, Plan, Severity, findings_as_json};
+use crate::listener::{Command, bind};
+use crate::pool::Pool;
+use crate::proxy::Routing;
+use crate::proxy::access_log::AccessLog;
+
+/// What a reload needs beside the plan, made before anything live is touched.
+struct Prepared {
+    plan: Plan,
+    sockets: Vec<(ListenerPlan, Vec<TcpListener>)>,
+    access_log: Option<AccessLog>,
+    token: Option<Option<String>>,
+}
+
+impl Control {
+    /// Reads the file again and puts it in force, or says why not.
+    pub(super) async fn reload(&mut self, answer: Option<oneshot::Sender<Result<ReloadDone, Refused>>>) {
+        let outcome = self.try_reload().await;
+        let applied = outcome.is_ok();
+        let errors = match &outcome {
+            Ok(done) => {
+                self.metrics.reloads_applied.increment(1);
+                tracing::info!(generation = self.generation, changes = %done.diff, "configuration reloaded");
+                Vec::new()
+            }
+            Err(refused) => {
+                self.metrics.reloads_refused.increment(1);
+                tracing::error!("configuration not reloaded, the present one stays in force: {}", refused.message);
+                refused.message.lines().map(str::to_owned).collect()
+            }
+        };
+        self.metrics.last_reload_success.set(if applied { 1.0 } else { 0.0 });
+        self.board.set_last_reload(LastReload { at: SystemTime::now(), applied, errors });
+        if let Some(answer) = answer {
+            let _ = answer.send(outcome);
+        }
+    }
+
+    async fn try_reload(&mut self) -> Result<ReloadDone, Refused> {
+        let Some(source) = self.source.clone() else {
+            return Err(plain("there is no configuration file to read again"));
+        };
+        let prepared = self.prepare(&source)?;
+        let diff = Diff::between(&self.plan, &prepared.plan);
+        for key in &diff.restart_required {
+            tracing::warn!(key, "this change takes effect at the next start (restart_required)");
+        }
+        self.commit(prepared).await;
+        Ok(ReloadDone { diff: diff.to_json() })
+    }
+
+    /// Everything that may fail.
+    fn prepare(&self, source: &Path) -> Result<Prepared, Refused> {
+        let loaded = Loaded::from_file(source).map_err(|errors| faults(errors.all()))?;
+        let findings = loaded.preflight();
+        if findings.iter().any(|finding| finding.severity == Severity::Error) {
+            return Err(faults(&findings));
+        }
+        for warning in loaded.warnings.iter().chain(&findings) {
+            tracing::warn!("{warning}");
+        }
+        let mut plan = loaded.plan;
+        let mut sockets = Vec::new();
+        for listener in &plan.listeners {
+            if !self.listeners.iter().any(|known| known.configured == listener.address) {
+                let bound = bind(listener.address, self.workers.len())
+                    .map_err(|error| plain(&format!("cannot listen on {}: {error}", listener.address)))?;
+                sockets.push((listener.clone(), bound));
+            }
+        }
+        let access_log = if plan.access_log == self.plan.access_log {
+            None
+        } else {
+            let opened = AccessLog::open(&plan.access_log);
+            Some(opened.map_err(|error| plain(&format!("access_log cannot be opened: {error}")))?)
+        };
+        // The admin server stays where it is until a restart; its token is read again in any case.
+        let token = match (&plan.admin, &self.admin) {
+            (Some(admin), Some(_)) => Some(crate::control::token(admin).map_err(|error| plain(&error))?),
+            _ => None,
+        };
+        plan.server.threads = self.plan.server.threads;
+        plan.admin.clone_from(&self.plan.admin);
+        Ok(Prepared { plan, sockets, access_log, token })
+    }
+
+    /// Nothing here can fail.
+    async fn commit(&mut self, prepared: Prepared) {
+        let now = clock::now();
+        let Prepared { plan, sockets, access_log, token } = prepared;
+        let present = self.shared.routing.load_full();
+        let mut fresh = Vec::new();
+        let mut pools = Vec::with_capacity(plan.pools.len());
+        for wanted in &plan.pools {
+            match present.pool(&wanted.name) {
+                Some(pool) => {
+                    if *pool.plan() != **wanted {
+                        pool.apply(Arc::clone(wanted), now);
+                    }
+                    pools.push(Arc::clone(pool));
+                }
+                None => {
+                    let pool = Pool::new(Arc::clone(wanted), now);
+                    fresh.push(Arc::clone(&pool));
+                    pools.push(pool);
+                }
+            }
+        }
+        self.generation += 1;
+        self.shared.routing.store(Arc::new(Routing::new(self.generation, &plan, pools.clone())));
+        for pool in &pools {
+            names::resolve_new(pool);
+        }
+        for pool in &fresh {
+            state::load(pool);
+            self.keep(pool);
+        }
+        for (listener, sockets) in sockets {
+            if let Err(error) = self.open(listener, sockets) {
+                tracing::error!("a new listener cannot be used: {error}");
+            }
+        }
+        self.retire(&plan);
+        if let Some(log) = access_log {
+            self.shared.access_log.store(Arc::new(log));
+        } else {
+            self.shared.access_log.load().reopen();
+        }
+        if let (Some(token), Some(admin)) = (token, &self.admin) {
+            admin.set_token(token);
+        }
+        if let Some(Err(error)) = self.logging.as_ref().map(|logging| logging.set_level(&plan.log.level)) {
+            tracing::warn!("log.level stays as it is: {error}");
+        }
+        self.plan = plan;
+        self.metrics.config_generation.set(self.generation as f64);
+        self.board.set_generation(self.generation);
+        self.show_listeners();
+    }
+
+    /// Ends what the new plan no longer has, and gives listeners that stay their new limits.
+    fn retire(&mut self, plan: &Plan) {
+        for listener in &self.listeners {
+            match plan.listeners.iter().find(|wanted| wanted.address == listener.configured) {
+                Some(wanted) if **listener.plan.load() != *wanted => listener.plan.store(Arc::new(wanted.clone())),
+                Some(_) => {}
+                None => {
+                    tracing::info!(address = %listener.address, "listener closed; its connections go on");
+                    for worker in &self.workers {
+                        worker.tell(Command::Close(listener.id));
+                    }
+                }
+            }
+        }
+        self.listeners.retain(|listener| plan.listeners.iter().any(|wanted| wanted.address == listener.configured));
+        self.keepers.retain(|name, tasks| {
+            let stays = plan.pools.iter().any(|pool| pool.name == **name);
+            if !stays {
+                tasks.iter().for_each(tokio::task::JoinHandle::abort);
+            }
+            stays
+        });
+    }
+}
+
+fn plain(message: &str) -> Refused {
+    Refused { message: message.to_owned(), errors: Vec::new() }
+}
+
+/// All findings, for the log as text and for the API as JSON.
+fn faults(findings: &[ConfigError]) -> Refused {
+    let errors = serde_json::from_str(&findings_as_json(findings)).unwrap_or_default();
+    let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    Refused { message: text.join("\n"), errors }
+}

@@ -1,0 +1,222 @@
+//! What runs, and the loop that obeys orders.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Board, Order, Summary, names, signals, state};
+use crate::admin::{self, AdminState, Phase};
+use crate::config::{ListenerPlan, Plan};
+use crate::health::checker;
+use crate::listener::{Census, Command, ListenerId, Worker};
+use crate::pool::Pool;
+use crate::proxy::Shared;
+use crate::telemetry::logging::Logging;
+use crate::telemetry::metrics::Metrics;
+
+/// How long host names may hold up the start.
+const FIRST_LOOKUP: Duration = Duration::from_secs(2);
+/// How long the access log may take to write its last lines.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a balancer is made of, bound and built but not running.
+pub struct Parts {
+    /// The plan in force.
+    pub plan: Plan,
+    /// The file it came from, for reloads.
+    pub source: Option<PathBuf>,
+    /// What workers share.
+    pub shared: Arc<Shared>,
+    /// What is shown.
+    pub board: Arc<Board>,
+    /// Orders given to the board.
+    pub orders: mpsc::UnboundedReceiver<Order>,
+    /// Sockets per listener of the plan, one for each worker.
+    pub sockets: Vec<Vec<TcpListener>>,
+    /// The admin server's socket and state.
+    pub admin: Option<(TcpListener, Arc<AdminState>)>,
+    /// Process-wide metrics.
+    pub metrics: Arc<Metrics>,
+    /// The log, for its level.
+    pub logging: Option<Logging>,
+    /// How many workers.
+    pub workers: usize,
+    /// Signals are ours to receive.
+    pub signals: bool,
+}
+
+/// A listener that workers serve.
+pub(super) struct ActiveListener {
+    pub(super) id: ListenerId,
+    pub(super) address: SocketAddr,
+    /// The address as configured: with port 0 it differs from `address`.
+    pub(super) configured: SocketAddr,
+    pub(super) plan: Arc<ArcSwap<ListenerPlan>>,
+    pub(super) connections: Arc<AtomicUsize>,
+}
+
+/// The control plane of a running balancer.
+pub struct Control {
+    pub(super) plan: Plan,
+    pub(super) source: Option<PathBuf>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) board: Arc<Board>,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) workers: Vec<Worker>,
+    pub(super) census: Arc<Census>,
+    pub(super) listeners: Vec<ActiveListener>,
+    pub(super) next_listener: ListenerId,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) admin: Option<Arc<AdminState>>,
+    pub(super) logging: Option<Logging>,
+    pub(super) generation: u64,
+    /// The tasks that look after each pool, by its name.
+    pub(super) keepers: HashMap<Arc<str>, Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Runs a balancer until it is told to end. Must be called on a tokio runtime, which it has to itself.
+    ///
+    /// # Errors
+    /// Workers or sockets cannot be started.
+    pub async fn run(parts: Parts) -> std::io::Result<Summary> {
+        let most = super::connection_limit(parts.plan.server.max_connections);
+        let census = Census::new(parts.workers, most);
+        let workers = Worker::start(parts.workers, &parts.shared, &census)?;
+        let mut control = Self {
+            plan: parts.plan,
+            source: parts.source,
+            shared: parts.shared,
+            board: parts.board,
+            orders: parts.orders,
+            workers,
+            census,
+            listeners: Vec::new(),
+            next_listener: 0,
+            metrics: parts.metrics,
+            admin: parts.admin.as_ref().map(|(_, state)| Arc::clone(state)),
+            logging: parts.logging,
+            generation: 1,
+            keepers: HashMap::new(),
+        };
+        let pools = control.shared.routing.load().pools.clone();
+        let lookups = async {
+            for pool in &pools {
+                names::resolve(pool).await;
+            }
+        };
+        // Names that take longer are found by the task that follows them.
+        let _ = tokio::time::timeout(FIRST_LOOKUP, lookups).await;
+        for pool in &pools {
+            state::load(pool);
+            control.keep(pool);
+        }
+        for (plan, sockets) in control.plan.listeners.clone().into_iter().zip(parts.sockets) {
+            control.open(plan, sockets)?;
+        }
+        control.show_listeners();
+        let (ended, admin_ended) = tokio::sync::oneshot::channel::<()>();
+        let admin = match parts.admin {
+            Some((socket, state)) => {
+                let socket = tokio::net::TcpListener::from_std(socket)?;
+                Some(tokio::spawn(async move {
+                    let ended = async { drop(admin_ended.await) };
+                    admin::serve(socket, state, ended).await;
+                }))
+            }
+            None => None,
+        };
+        if parts.signals {
+            tokio::spawn(signals::follow(Arc::clone(&control.board)));
+        }
+        control.board.set_phase(Phase::Running);
+        let summary = control.obey().await;
+        drop(ended);
+        if let Some(admin) = admin {
+            admin.abort();
+        }
+        control.finish().await;
+        Ok(summary)
+    }
+
+    async fn obey(&mut self) -> Summary {
+        let mut housekeeping = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(Order::Reload(answer)) => self.reload(answer).await,
+                    Some(Order::Shutdown) | None => return self.drain().await,
+                    Some(Order::Abort) => return self.end(true),
+                },
+                _ = housekeeping.tick() => self.metrics.panics.absolute(crate::telemetry::panics::count()),
+            }
+        }
+    }
+
+    /// Saves, stops what looks after pools, and waits for workers and the access log.
+    async fn finish(mut self) {
+        for (_, tasks) in self.keepers.drain() {
+            tasks.iter().for_each(JoinHandle::abort);
+        }
+        for pool in &self.shared.routing.load().pools {
+            state::save(pool, &mut false);
+        }
+        let (workers, log) = (std::mem::take(&mut self.workers), self.shared.access_log.load_full());
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                worker.join();
+            }
+            log.close(LOG_PATIENCE)
+        });
+        if !joined.await.unwrap_or(false) {
+            tracing::warn!("the access log did not take its last lines in time");
+        }
+    }
+
+    /// Hands the sockets of a listener to the workers.
+    pub(super) fn open(&mut self, plan: ListenerPlan, sockets: Vec<TcpListener>) -> std::io::Result<()> {
+        let Some(first) = sockets.first() else { return Ok(()) };
+        let (address, configured) = (first.local_addr()?, plan.address);
+        let id = self.next_listener;
+        self.next_listener += 1;
+        let (plan, connections) = (Arc::new(ArcSwap::from_pointee(plan)), Arc::new(AtomicUsize::new(0)));
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            let (plan, connections) = (Arc::clone(&plan), Arc::clone(&connections));
+            worker.tell(Command::Listen { id, socket, plan, connections });
+        }
+        self.listeners.push(ActiveListener { id, address, configured, plan, connections });
+        Ok(())
+    }
+
+    pub(super) fn show_listeners(&self) {
+        let shown = self.listeners.iter().map(|listener| {
+            let scheme = if listener.plan.load().tls.is_some() { "https" } else { "http" };
+            (listener.address, scheme, Arc::clone(&listener.connections))
+        });
+        self.board.set_listeners(shown.collect());
+    }
+
+    /// Starts the tasks that look after `pool`.
+    pub(super) fn keep(&mut self, pool: &Arc<Pool>) {
+        let tasks = vec![
+            tokio::spawn(checker::run(Arc::clone(pool))),
+            tokio::spawn(names::follow(Arc::clone(pool))),
+            tokio::spawn(state::follow(Arc::clone(pool))),
+        ];
+        self.keepers.insert(Arc::clone(&pool.name), tasks);
+    }
+}

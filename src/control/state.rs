@@ -1,0 +1,64 @@
+//! The learned state of strategies on disk: taken over at the start, written every interval and at the end. A damaged
+//! file is set aside, never fatal.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balance::store::{Restored, restore, write};
+use crate::clock;
+use crate::pool::Pool;
+
+/// The pause when a pool has no store, until a reload may have given it one.
+const NO_STORE_PAUSE: Duration = Duration::from_secs(30);
+
+/// Takes over what the pool's file holds.
+pub(super) fn load(pool: &Pool) {
+    let live = pool.live();
+    let Some(store) = &live.plan.strategy.rl.store else { return };
+    let name = &*pool.name;
+    let path = store.path.display();
+    match restore(&store.path, |bytes| live.strategy.load(bytes, &live.set.members, clock::now())) {
+        Restored::Fresh => {}
+        Restored::Loaded => tracing::info!(pool = name, %path, "learned state taken over"),
+        Restored::SetAside { why, to } => {
+            let moved = to.map(|to| to.display().to_string()).unwrap_or_default();
+            tracing::warn!(pool = name, %path, moved, "learned state is not usable, starting fresh: {why}");
+        }
+        Restored::Unreadable(error) => {
+            tracing::warn!(pool = name, %path, "learned state cannot be read, starting fresh: {error}");
+        }
+    }
+}
+
+/// Writes what the pool's strategy has learned, if it learns and has a file. The first failure of a row is told.
+pub(super) fn save(pool: &Pool, failing: &mut bool) {
+    let live = pool.live();
+    let Some(store) = &live.plan.strategy.rl.store else { return };
+    let Some(bytes) = live.strategy.save(&live.set.members, clock::now()) else { return };
+    match write(Path::new(&store.path), &bytes) {
+        Ok(()) => *failing = false,
+        Err(error) => {
+            if !*failing {
+                let path = store.path.display();
+                tracing::warn!(pool = %pool.name, %path, "learned state cannot be written, trying again: {error}");
+            }
+            *failing = true;
+        }
+    }
+}
+
+/// Saves every interval, for ever. Writing goes to a thread that may block.
+pub(super) async fn follow(pool: Arc<Pool>) {
+    let mut failing = false;
+    loop {
+        let interval = pool.plan().strategy.rl.store.as_ref().map_or(NO_STORE_PAUSE, |store| store.interval);
+        tokio::time::sleep(interval.max(Duration::from_secs(1))).await;
+        let pool = Arc::clone(&pool);
+        let saved = tokio::task::spawn_blocking(move || {
+            save(&pool, &mut failing);
+            failing
+        });
+        failing = saved.await.unwrap_or(true);
+    }
+}
