@@ -20,5 +20,6 @@ pub mod mock;
 pub mod pool;
 pub mod proxy;
 pub mod rl;
+pub mod sim;
 pub mod telemetry;
 pub mod upstream;
