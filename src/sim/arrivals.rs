@@ -6,7 +6,7 @@ use super::file::{ScenarioFile, StreamTable, Work};
 use super::scenario::Arrival;
 
 /// Different clients; what an IP hash sees.
-const CLIENTS: usize = 500;
+pub(super) const CLIENTS: usize = 500;
 /// Longest trace that is read, requests.
 const LONGEST_TRACE: usize = 5_000_000;
 
@@ -78,13 +78,7 @@ fn rate_at(points: &[(f64, f64)], at: f64) -> f64 {
     }
 }
 
-fn draw_streams(
-    file: &ScenarioFile,
-    stream: &StreamTable,
-    rate: f64,
-    duration: f64,
-    seed: u64,
-) -> Vec<Arrival> {
+fn draw_streams(file: &ScenarioFile, stream: &StreamTable, rate: f64, duration: f64, seed: u64) -> Vec<Arrival> {
     let mut chance = chance_of(&file.name, seed, STREAM);
     let (mut arrivals, mut at) = (Vec::new(), 0.0);
     loop {

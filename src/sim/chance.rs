@@ -94,9 +94,8 @@ mod tests {
     fn moments_are_those_of_the_distributions() {
         let mut chance = Chance::new(1);
         let n = 200_000;
-        let mut mean = |draw: &mut dyn FnMut(&mut Chance) -> f64| {
-            (0..n).map(|_| draw(&mut chance)).sum::<f64>() / f64::from(n)
-        };
+        let mut mean =
+            |draw: &mut dyn FnMut(&mut Chance) -> f64| (0..n).map(|_| draw(&mut chance)).sum::<f64>() / f64::from(n);
         assert!((mean(&mut Chance::unit) - 0.5).abs() < 0.005);
         assert!((mean(&mut Chance::exponential) - 1.0).abs() < 0.015);
         assert!(mean(&mut Chance::normal).abs() < 0.01);

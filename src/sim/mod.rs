@@ -10,6 +10,7 @@ mod engine;
 mod file;
 mod metrics;
 mod peers;
+pub mod random;
 pub mod roster;
 mod scenario;
 mod server;

@@ -58,7 +58,7 @@ fn grow<T: Clone>(values: &mut Vec<T>, view: &View<'_>, value: T) {
 
 /// Least connections, full scan.
 #[derive(Debug, Default)]
-pub struct LeastConnections {
+pub(super) struct LeastConnections {
     scan: Scan,
 }
 
@@ -70,7 +70,7 @@ impl Contender for LeastConnections {
 
 /// Weighted least request as Envoy has it, full scan, **told the true nominal capacities**.
 #[derive(Debug, Default)]
-pub struct WeightedLeastRequest {
+pub(super) struct WeightedLeastRequest {
     scan: Scan,
 }
 
@@ -84,13 +84,13 @@ impl Contender for WeightedLeastRequest {
 
 /// The less loaded of two at random.
 #[derive(Debug)]
-pub struct PowerOfTwo {
+pub(super) struct PowerOfTwo {
     chance: Chance,
 }
 
 impl PowerOfTwo {
     /// With its own chance.
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self { chance: Chance::new(seed ^ 0xAB_CDEF) }
     }
 }
@@ -105,7 +105,7 @@ impl Contender for PowerOfTwo {
 /// Peak EWMA as in finagle and tower: a latency above the estimate replaces it, one below pulls it down with the time
 /// constant; cost = estimate × (in flight + 1).
 #[derive(Debug)]
-pub struct PeakEwma {
+pub(super) struct PeakEwma {
     chance: Chance,
     scan: Scan,
     full_scan: bool,
@@ -119,7 +119,7 @@ const PEAK_EWMA_START: f64 = 0.03;
 
 impl PeakEwma {
     /// Two choices or a full scan, with this time constant in seconds (10 is usual).
-    pub fn new(seed: u64, full_scan: bool, time_constant: f64) -> Self {
+    pub(super) fn new(seed: u64, full_scan: bool, time_constant: f64) -> Self {
         Self { chance: Chance::new(seed), scan: Scan::default(), full_scan, estimates: Vec::new(), time_constant }
     }
 }
@@ -157,7 +157,7 @@ impl Contender for PeakEwma {
 
 /// Least response time × (in flight + 1), full scan, as nginx's `least_time`.
 #[derive(Debug)]
-pub struct ResponseTimeConnections {
+pub(super) struct ResponseTimeConnections {
     scan: Scan,
     latencies: Vec<f64>,
     step: f64,
@@ -165,7 +165,7 @@ pub struct ResponseTimeConnections {
 
 impl ResponseTimeConnections {
     /// With this step of the latency's average (0.02 is best on the suite).
-    pub fn new(step: f64) -> Self {
+    pub(super) fn new(step: f64) -> Self {
         Self { scan: Scan::default(), latencies: Vec::new(), step }
     }
 }
@@ -187,7 +187,7 @@ impl Contender for ResponseTimeConnections {
 
 /// C3: R − s + q³ s, where servers report their service time and queue with every answer. Rate control is not modelled.
 #[derive(Debug)]
-pub struct C3 {
+pub(super) struct C3 {
     scan: Scan,
     /// Response time, service time, queue.
     seen: Vec<[f64; 3]>,
@@ -197,7 +197,7 @@ pub struct C3 {
 
 impl C3 {
     /// With this step of the averages and exponent of the queue (0.1 and 3 in the paper).
-    pub fn new(step: f64, exponent: f64) -> Self {
+    pub(super) fn new(step: f64, exponent: f64) -> Self {
         Self { scan: Scan::default(), seen: Vec::new(), step, exponent }
     }
 }
@@ -240,7 +240,7 @@ struct Probe {
 /// Prequal: asynchronous probes of load and latency; the hot-cold rule; compensation of used probes, and aversion to
 /// servers that fail.
 #[derive(Debug)]
-pub struct Prequal {
+pub(super) struct Prequal {
     chance: Chance,
     probes: Vec<Probe>,
     loads: Vec<f64>,
@@ -261,7 +261,7 @@ const PREQUAL_AVERSION: f64 = 0.2;
 
 impl Prequal {
     /// With this quantile of loads above which a server is hot, uses of a probe, and probes per request.
-    pub fn new(seed: u64, hot_quantile: f64, reuse: u32, per_request: usize) -> Self {
+    pub(super) fn new(seed: u64, hot_quantile: f64, reuse: u32, per_request: usize) -> Self {
         Self {
             chance: Chance::new(seed),
             probes: Vec::new(),
@@ -309,7 +309,8 @@ impl Prequal {
     }
 
     fn worst(&self, threshold: f64) -> usize {
-        let rank = |probe: &Probe| (probe.load > threshold, if probe.load > threshold { probe.load } else { probe.latency });
+        let rank =
+            |probe: &Probe| (probe.load > threshold, if probe.load > threshold { probe.load } else { probe.latency });
         let worst = self.probes.iter().enumerate().max_by(|a, b| {
             let (a, b) = (rank(a.1), rank(b.1));
             a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
@@ -401,7 +402,7 @@ struct Ejected {
 }
 
 /// Any peer, behind passive ejection.
-pub struct Ejecting<P> {
+pub(super) struct Ejecting<P> {
     peer: P,
     rule: EjectionRule,
     servers: Vec<Ejected>,
@@ -415,7 +416,7 @@ const LONGEST_DOUBLING: f64 = 60.0;
 
 impl<P: Contender> Ejecting<P> {
     /// `peer` behind `rule`.
-    pub fn new(peer: P, rule: EjectionRule) -> Self {
+    pub(super) fn new(peer: P, rule: EjectionRule) -> Self {
         Self { peer, rule, servers: Vec::new(), available: Vec::new(), scratch: Vec::new(), generation: 0 }
     }
 
@@ -499,7 +500,7 @@ pub enum StreamFeed {
 }
 
 /// Any peer, fed with a normalised latency of streams.
-pub struct Feeding<P> {
+pub(super) struct Feeding<P> {
     peer: P,
     feed: StreamFeed,
     mean_tokens: f64,
@@ -507,7 +508,7 @@ pub struct Feeding<P> {
 
 impl<P: Contender> Feeding<P> {
     /// `peer`, fed by `feed`.
-    pub fn new(peer: P, feed: StreamFeed) -> Self {
+    pub(super) fn new(peer: P, feed: StreamFeed) -> Self {
         Self { peer, feed, mean_tokens: 0.0 }
     }
 }
