@@ -39,7 +39,6 @@ const MISSING: &[Missing] = &[
     Missing { key: "pools.NAME.shadow", on: On::NotEmpty, feature: "shadow" },
     Missing { key: "pools.NAME.priority_header", on: On::NotEmpty, feature: "priority_header" },
     Missing { key: "pools.NAME.backends[].expand", on: On::True, feature: "expand" },
-    Missing { key: "pools.NAME.health.kind", on: On::Words(&["grpc"]), feature: "the probe kind grpc" },
     Missing { key: "pools.NAME.sticky", on: On::Written, feature: "sticky" },
     Missing { key: "pools.NAME.resources", on: On::Written, feature: "resources" },
     Missing { key: "pools.NAME.rl.guardrail", on: On::Written, feature: "rl.guardrail" },

@@ -5,6 +5,7 @@
 //! is published by the pool.
 
 pub mod checker;
+mod grpc;
 mod probe;
 
 pub use probe::probe;

@@ -9,20 +9,21 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, HOST, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, TE, USER_AGENT};
 use http::{Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpStream, lookup_host};
 
+use super::grpc;
 use crate::backend::{Backend, ProbeReport, ProbeResult};
 use crate::clock;
 use crate::config::{Address, Engine, PoolPlan, ProbeKind, Protocol};
 
 /// Bytes of a probe's response body that are read: enough for any health page, so that a polite backend is not cut off.
-const BODY_LIMIT: usize = 64 * 1024;
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
 
 /// hyper's bound on the response head; its least is 8 KiB.
 const HEAD_LIMIT: usize = 16 * 1024;
@@ -41,7 +42,7 @@ pub async fn probe(backend: &Backend, plan: &PoolPlan) -> ProbeReport {
 }
 
 /// What was found, or why nothing could be.
-type Answer = Result<(ProbeResult, String), String>;
+pub(super) type Answer = Result<(ProbeResult, String), String>;
 
 async fn ask(backend: &Backend, plan: &PoolPlan) -> Answer {
     match plan.health.kind {
@@ -59,7 +60,15 @@ async fn ask(backend: &Backend, plan: &PoolPlan) -> Answer {
                 }
             }
         }
-        ProbeKind::Grpc => Err("gRPC probes are not part of this version".to_owned()),
+        ProbeKind::Grpc => {
+            let stream = connect(&backend.address).await.map_err(told("cannot connect"))?;
+            match plan.protocol {
+                Protocol::Http1 | Protocol::H2c => over_grpc(stream, backend, plan).await,
+                Protocol::Https | Protocol::H2 | Protocol::Auto => {
+                    Err("probes over TLS are not part of this version".to_owned())
+                }
+            }
+        }
         ProbeKind::None => Ok((ProbeResult::Passed, "not checked".to_owned())),
     }
 }
@@ -101,6 +110,27 @@ async fn over_http2(stream: TcpStream, backend: &Backend, plan: &PoolPlan) -> An
     let request = Request::get(format!("http://{}{}", backend.address, target(plan))).version(Version::HTTP_2);
     let request = request.header(USER_AGENT, AGENT).body(Empty::<Bytes>::new()).map_err(told("bad path"))?;
     let exchange = async move { judge(sender.send_request(request).await, plan).await };
+    drive(exchange, connection).await
+}
+
+/// `grpc.health.v1.Health/Check` for the service that `path` names; none: the server as a whole.
+async fn over_grpc(stream: TcpStream, backend: &Backend, plan: &PoolPlan) -> Answer {
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(HEAD_LIMIT as u32)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(told("no HTTP/2"))?;
+    let request = Request::post(format!("http://{}/grpc.health.v1.Health/Check", backend.address))
+        .version(Version::HTTP_2)
+        .header(USER_AGENT, AGENT)
+        .header(CONTENT_TYPE, "application/grpc")
+        .header(TE, "trailers")
+        .body(Full::new(grpc::request(&plan.health.path)))
+        .map_err(told("bad service name"))?;
+    let exchange = async move {
+        let response = sender.send_request(request).await.map_err(|error| cause(&error))?;
+        grpc::judge(response).await
+    };
     drive(exchange, connection).await
 }
 

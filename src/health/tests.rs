@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -194,6 +194,52 @@ async fn http2_with_prior_knowledge() {
     let pool = pool(plan);
     let report = probe(&pool.backend("a").unwrap(), &pool.plan()).await;
     assert_eq!((report.result, report.detail.as_str()), (ProbeResult::Passed, "status 200"));
+}
+
+/// Serves one gRPC call on a socket of its own: asserts the request, answers with this message and status.
+async fn grpc_server(message: &'static [u8], status: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            assert_eq!(
+                (request.headers()["content-type"].to_str().unwrap(), request.headers()["te"].to_str().unwrap()),
+                ("application/grpc", "trailers")
+            );
+            let asked = request.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(asked[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'i']);
+            let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())]);
+            let body = Full::new(Bytes::from_static(message)).with_trailers(std::future::ready(Some(Ok(trailers))));
+            Ok::<_, Infallible>(
+                http::Response::builder().header("content-type", "application/grpc").body(body).unwrap(),
+            )
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    });
+    address
+}
+
+#[tokio::test]
+async fn grpc_health() {
+    for (message, status, expected, detail) in [
+        (&[0, 0, 0, 0, 2, 8, 1][..], "0", ProbeResult::Passed, "serving"),
+        (&[0, 0, 0, 0, 2, 8, 2], "0", ProbeResult::Failed, "not serving"),
+        (&[0, 0, 0, 0, 0], "0", ProbeResult::Failed, "serving status unknown"),
+        (&[], "5", ProbeResult::Failed, "grpc-status 5: the service is not known there"),
+        (&[], "14", ProbeResult::Failed, "grpc-status 14"),
+        (&[0, 0, 0, 0, 1, 8], "0", ProbeResult::Failed, "not a health response"),
+    ] {
+        let address = grpc_server(message, status).await;
+        let mut plan = plan(vec![BackendPlan::new("a", Address::Ip(address))]);
+        plan.health.kind = ProbeKind::Grpc;
+        plan.health.path = "ai".to_owned();
+        let pool = pool(plan);
+        let report = probe(&pool.backend("a").unwrap(), &pool.plan()).await;
+        assert_eq!((report.result, report.detail.as_str()), (expected, detail));
+    }
 }
 
 #[tokio::test]
