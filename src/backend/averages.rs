@@ -32,6 +32,9 @@ pub(super) enum Sample {
 }
 
 /// The averages of one backend; times in seconds.
+///
+/// Readers say whether the backend is idle, and only then does time alone make a value fade: a backend with requests in
+/// flight is being tried already, and one that has stopped answering would otherwise look better every second.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Averages {
@@ -69,13 +72,20 @@ impl Averages {
         // Nothing takes no time at all; 0 would read as "unknown".
         let cost = cost.max(1e-6);
         let before = self.last.fetch_max(at_nanos + 1, Relaxed);
-        let seconds = (at_nanos + 1).saturating_sub(before) as f64 / 1e9;
-        let decay = if before == 0 { 0.0 } else { (-seconds / DECAY_SECONDS).exp() };
-        let response = Mean::load(&self.response).decayed(decay);
+        let gap = (at_nanos + 1).saturating_sub(before) as f64 / 1e9 / DECAY_SECONDS;
+        // What was measured before a pause of five seconds counts for half, before one of ten for a twentieth: the first
+        // answer of a backend that is tried again must be believed, or it waits for many more trials.
+        let kept = if before == 0 { 0.0 } else { (-3.0 * gap * gap).exp() };
+        let response = Mean::load(&self.response).decayed(kept);
         total.map_or(response, |total| response.with(total)).store(&self.response);
-        Mean::load(&self.cost).decayed(decay).with(cost).store(&self.cost);
+        Mean::load(&self.cost).decayed(kept).with(cost).store(&self.cost);
         let peak = f64::from_bits(self.peak.load(Relaxed));
-        let next = if cost > peak { cost } else { peak * decay + cost * (1.0 - decay) };
+        let next = if cost > peak {
+            cost
+        } else {
+            let decay = (-gap).exp();
+            peak * decay + cost * (1.0 - decay)
+        };
         self.peak.store(next.to_bits(), Relaxed);
     }
 
@@ -97,16 +107,28 @@ impl Averages {
     }
 
     /// Mean time with failures at their price; it fades while the backend is idle.
+    ///
+    /// By exp(−(age ÷ 10 s)²): a sample of a few seconds ago still holds, so a quiet pool does not forget who is slow, and
+    /// one of half a minute ago is gone whatever it was. With plain exponential decay one that had been a hundred times
+    /// slower would wait five times as long for its next chance as one three times slower.
     #[inline]
     pub(super) fn cost(&self, at_nanos: u64, idle: bool) -> Option<f64> {
-        Mean::load(&self.cost).value().map(|cost| cost * self.fade(at_nanos, idle))
+        let cost = Mean::load(&self.cost).value()?;
+        if !idle {
+            return Some(cost);
+        }
+        let age = self.age(at_nanos) / DECAY_SECONDS;
+        Some(cost * (-age * age).exp())
     }
 
-    /// Peak-EWMA; it fades while the backend is idle.
+    /// Peak-EWMA; it decays while the backend is idle.
     #[inline]
     pub(super) fn peak(&self, at_nanos: u64, idle: bool) -> Option<f64> {
         let peak = f64::from_bits(self.peak.load(Relaxed));
-        (peak > 0.0).then(|| peak * self.fade(at_nanos, idle))
+        if peak == 0.0 {
+            return None;
+        }
+        Some(if idle { peak * (-self.age(at_nanos) / DECAY_SECONDS).exp() } else { peak })
     }
 
     /// Nanoseconds since the last sample.
@@ -115,15 +137,10 @@ impl Averages {
         (last != 0).then(|| (at_nanos + 1).saturating_sub(last))
     }
 
-    /// The force that an ageing sample still has. A backend with requests in flight is being tried already, so nothing
-    /// fades there: otherwise one that has stopped answering would look better every second.
+    /// Seconds since the last sample.
     #[inline]
-    fn fade(&self, at_nanos: u64, idle: bool) -> f64 {
-        if !idle {
-            return 1.0;
-        }
-        let age = (at_nanos + 1).saturating_sub(self.last.load(Relaxed)) as f64 / 1e9;
-        (-age / DECAY_SECONDS).exp()
+    fn age(&self, at_nanos: u64) -> f64 {
+        (at_nanos + 1).saturating_sub(self.last.load(Relaxed)) as f64 / 1e9
     }
 }
 

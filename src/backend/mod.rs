@@ -18,6 +18,7 @@ mod window;
 pub use averages::{DECAY_SECONDS, FAILURE_SECONDS, FAILURE_SECONDS_MAX};
 pub use health::{Health, HealthChange, HealthRules, HealthState, Reason};
 pub use histogram::{HISTOGRAM_BUCKETS, Histogram};
+pub(crate) use identity::mix;
 pub use identity::stable_hash;
 pub use in_flight::InFlight;
 pub use outcome::{Ending, Outcome};

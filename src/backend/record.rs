@@ -72,7 +72,7 @@ pub struct Backend {
     hot: Hot,
     /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
     health: Mutex<Health>,
-    resources: Mutex<Resources>,
+    resources: Sample,
     /// What a host name resolved to; read only when a connection is made.
     resolved: Mutex<Option<SocketAddr>>,
 }
@@ -95,6 +95,26 @@ struct Hot {
     ramp_window: AtomicU64,
     /// The share of its weight that it begins with, f64 bits.
     ramp_least: AtomicU64,
+}
+
+/// The last resource sample, read by every pick of some strategies and hence without a lock. A reader that meets a writer
+/// may see the CPU of one sample with the memory of the next: both are true.
+#[derive(Debug)]
+struct Sample {
+    /// f64 bits; not a number: unknown.
+    cpu: AtomicU64,
+    /// The same.
+    memory: AtomicU64,
+    /// One more than the nanoseconds after `born`; 0: never.
+    sampled: AtomicU64,
+    in_flight: AtomicU32,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        let unknown = || AtomicU64::new(f64::NAN.to_bits());
+        Self { cpu: unknown(), memory: unknown(), sampled: AtomicU64::new(0), in_flight: AtomicU32::new(0) }
+    }
 }
 
 impl Backend {
@@ -129,7 +149,7 @@ impl Backend {
                 ramp_least: AtomicU64::new(0),
             },
             health: Mutex::new(health),
-            resources: Mutex::new(Resources::default()),
+            resources: Sample::default(),
             resolved: Mutex::new(None),
         };
         backend.set_slow_start(slow_start.as_ref());
@@ -300,13 +320,25 @@ impl Backend {
     }
 
     /// The last resource sample; the reader judges its age.
+    #[inline]
     pub fn resources(&self) -> Resources {
-        *self.resources.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        let fraction = |word: &AtomicU64| Some(f64::from_bits(word.load(Relaxed))).filter(|value| value.is_finite());
+        let sampled = self.resources.sampled.load(Relaxed).checked_sub(1);
+        Resources {
+            cpu: fraction(&self.resources.cpu),
+            memory: fraction(&self.resources.memory),
+            sampled: sampled.map(|nanos| self.born + Duration::from_nanos(nanos)),
+            in_flight: self.resources.in_flight.load(Relaxed),
+        }
     }
 
-    /// Stores a resource sample.
+    /// Stores a resource sample. Its `in_flight` must be this backend's at the moment of sampling.
     pub fn set_resources(&self, sample: Resources) {
-        *self.resources.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = sample;
+        let bits = |value: Option<f64>| value.unwrap_or(f64::NAN).to_bits();
+        self.resources.cpu.store(bits(sample.cpu), Relaxed);
+        self.resources.memory.store(bits(sample.memory), Relaxed);
+        self.resources.in_flight.store(sample.in_flight, Relaxed);
+        self.resources.sampled.store(sample.sampled.map_or(0, |at| self.nanos(at).saturating_add(1)), Relaxed);
     }
 
     /// `at` as nanoseconds after this record was made; 0 for earlier moments.

@@ -4,8 +4,20 @@
 //! the proxy and, in virtual time, in the simulator. A strategy never filters: every candidate it is given may be picked
 //! (the pool has already left out what is down, draining, full, held or tried).
 
+mod choice;
+mod ip_hash;
+mod least_connections;
+mod least_response_time;
+mod peak_ewma;
+mod power_of_two;
+mod random;
+mod resource_based;
 mod rl;
 mod round_robin;
+mod weighted_round_robin;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -147,15 +159,15 @@ pub struct Observation<'a> {
 /// The strategy of that plan.
 pub fn build(plan: &StrategyPlan) -> Box<dyn Strategy> {
     match plan.kind {
-        StrategyKind::RoundRobin
-        | StrategyKind::WeightedRoundRobin
-        | StrategyKind::LeastConnections
-        | StrategyKind::LeastResponseTime
-        | StrategyKind::IpHash
-        | StrategyKind::Random
-        | StrategyKind::ResourceBased
-        | StrategyKind::PowerOfTwo
-        | StrategyKind::PeakEwma => Box::new(round_robin::RoundRobin::default()),
+        StrategyKind::RoundRobin => Box::new(round_robin::RoundRobin::default()),
+        StrategyKind::WeightedRoundRobin => Box::new(weighted_round_robin::WeightedRoundRobin::default()),
+        StrategyKind::LeastConnections => Box::new(least_connections::LeastConnections),
+        StrategyKind::LeastResponseTime => Box::new(least_response_time::LeastResponseTime),
+        StrategyKind::IpHash => Box::new(ip_hash::IpHash::new(&plan.ip_hash)),
+        StrategyKind::Random => Box::new(random::Random),
+        StrategyKind::ResourceBased => Box::new(resource_based::ResourceBased::new(&plan.resource_based)),
+        StrategyKind::PowerOfTwo => Box::new(power_of_two::PowerOfTwo),
+        StrategyKind::PeakEwma => Box::new(peak_ewma::PeakEwma),
         StrategyKind::Rl => Box::new(Rl::new(&plan.rl)),
     }
 }

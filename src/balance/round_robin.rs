@@ -6,16 +6,50 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Pick, PickContext, Strategy};
 
 /// In turn, over all workers together.
+///
+/// What is remembered is the backend that had the last turn, by its slot, and not a count of turns: when the candidates
+/// change (one is full, has failed or is new) the turn passes to the next that is there, and nobody is skipped or served
+/// twice because a count meant another backend a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct RoundRobin {
-    next: AtomicUsize,
+    /// The slot at which the search for the next begins.
+    from: AtomicUsize,
 }
 
 impl Strategy for RoundRobin {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
-        if cx.candidates.is_empty() {
-            return None;
+        let mut from = self.from.load(Relaxed);
+        loop {
+            let (index, slot) = next(cx, from)?;
+            match self.from.compare_exchange_weak(from, slot + 1, Relaxed, Relaxed) {
+                Ok(_) => return Some(Pick::certain(index)),
+                Err(present) => from = present,
+            }
         }
-        Some(Pick::certain(self.next.fetch_add(1, Relaxed) % cx.candidates.len()))
     }
+
+    /// Turns to wait.
+    fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
+        let from = self.from.load(Relaxed);
+        let mut order: Vec<(bool, usize, usize)> = cx
+            .candidates
+            .iter()
+            .enumerate()
+            .map(|(index, backend)| (backend.slot < from, backend.slot, index))
+            .collect();
+        order.sort_unstable();
+        let mut turns = vec![0.0; order.len()];
+        for (turn, (_, _, index)) in order.into_iter().enumerate() {
+            if let Some(score) = turns.get_mut(index) {
+                *score = turn as f64;
+            }
+        }
+        turns
+    }
+}
+
+/// The candidate of the lowest slot from `from` on, or else of the lowest of all; its index and slot.
+fn next(cx: &PickContext<'_>, from: usize) -> Option<(usize, usize)> {
+    let key = |(index, slot): &(usize, usize)| (*slot < from, *slot, *index);
+    cx.candidates.iter().enumerate().map(|(index, backend)| (index, backend.slot)).min_by_key(key)
 }

@@ -1,0 +1,77 @@
+//! Weighted round robin, smooth: in turn, each as often as its weight says, the turns of a heavy backend spread out.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::choice::Numbers;
+use super::{Pick, PickContext, Strategy};
+use crate::backend::BackendId;
+
+/// A credit nearer than this to another is the same: rounding must not decide.
+const EQUAL: f64 = 1e-9;
+
+/// Each pick credits every candidate with its part of a turn, weight ÷ sum of weights, takes the one with the most credit
+/// and charges it one turn (nginx' smooth weighted round robin, in turns). Over any sum-of-weights picks each is chosen
+/// exactly weight times.
+///
+/// Credits belong to a backend and not to a position, so a reload or a new neighbour resets nothing; and being turns they
+/// mean the same after weights have changed, or when some candidates are missing for a while.
+#[derive(Debug, Default)]
+pub(super) struct WeightedRoundRobin {
+    /// By slot. Held for one pass over the candidates: sums of numbers, nothing that waits.
+    credits: Mutex<Vec<Credit>>,
+}
+
+/// What a backend has coming to it.
+#[derive(Debug, Clone, Copy)]
+struct Credit {
+    /// Whose it is; another id: the slot was reused.
+    id: BackendId,
+    /// −1..=1; a full set never leaves that range, so the bound only forgets what those that left have left behind.
+    turns: f64,
+}
+
+impl Strategy for WeightedRoundRobin {
+    fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
+        let weights: Numbers = cx.candidates.iter().map(|backend| backend.weight(cx.now)).collect();
+        let turn = 1.0 / weights.iter().sum::<f64>();
+        let mut credits = self.credits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut best: Option<(usize, usize, f64)> = None;
+        for (index, (backend, weight)) in cx.candidates.iter().zip(&weights).enumerate() {
+            let credit = entry(&mut credits, backend.slot, backend.id)?;
+            credit.turns = credit.turns.clamp(-1.0, 1.0) + weight * turn;
+            if best.is_none_or(|(_, _, most)| credit.turns > most + EQUAL) {
+                best = Some((index, backend.slot, credit.turns));
+            }
+        }
+        let (index, slot, _) = best?;
+        if let Some(credit) = credits.get_mut(slot) {
+            credit.turns -= 1.0;
+        }
+        Some(Pick::certain(index))
+    }
+
+    /// How far each is from its turn: 0 is next, in turns of the whole pool.
+    fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
+        let weights: Numbers = cx.candidates.iter().map(|backend| backend.weight(cx.now)).collect();
+        let turn = 1.0 / weights.iter().sum::<f64>();
+        let credits = self.credits.lock().unwrap_or_else(PoisonError::into_inner);
+        let held =
+            |slot: usize, id| credits.get(slot).filter(|credit| credit.id == id).map_or(0.0, |credit| credit.turns);
+        let pairs = cx.candidates.iter().zip(&weights);
+        let after: Vec<f64> = pairs.map(|(backend, weight)| held(backend.slot, backend.id) + weight * turn).collect();
+        let most = after.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        after.into_iter().map(|turns| most - turns).collect()
+    }
+}
+
+/// The credit of that backend. Slots are dense and reused, so the table is as long as the pool ever was wide.
+fn entry(credits: &mut Vec<Credit>, slot: usize, id: BackendId) -> Option<&mut Credit> {
+    if credits.len() <= slot {
+        credits.resize(slot + 1, Credit { id, turns: 0.0 });
+    }
+    let credit = credits.get_mut(slot)?;
+    if credit.id != id {
+        *credit = Credit { id, turns: 0.0 };
+    }
+    Some(credit)
+}
