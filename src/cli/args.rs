@@ -3,7 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::config::Address;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::config::{Address, StrategyKind, parse_duration};
 
 /// An address to listen on, from `8080`, `:8080`, `host:port` or `http://host:port`. A bare port means every interface.
 ///
@@ -83,20 +85,15 @@ pub(super) fn target(text: &str) -> Result<Target, String> {
 /// A duration such as `250ms`, `2s`, `5m`, `1h`.
 ///
 /// # Errors
-/// Says what is wrong with the text.
+/// Says what is wrong with the text, and what would be right.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration, such as 250ms, 2s, 5m or 1h");
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    Duration::try_from_secs_f64(number * scale).map_err(|_| wrong())
+    parse_duration(text).map_err(|error| format!("{}; {}", error.message, error.hint))
+}
+
+/// A strategy by its name; clap lists the known ones, and finds the nearest to a slip.
+pub(super) fn strategy() -> impl TypedValueParser<Value = StrategyKind> {
+    let names = PossibleValuesParser::new(StrategyKind::ALL.map(StrategyKind::name));
+    names.try_map(|name| StrategyKind::from_name(&name).ok_or("unknown strategy"))
 }
 
 /// Whether a host without brackets is followed by a port.

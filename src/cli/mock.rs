@@ -89,7 +89,7 @@ impl MockArgs {
             .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
         let name = profile.name.clone();
         let mock = Mock::start_on(runtime.handle(), self.listen, profile)
-            .map_err(|error| Failure::Failed(format!("cannot listen on {}: {error}", self.listen)))?;
+            .map_err(|error| Failure::Usage(format!("cannot listen on {}: {error}", self.listen)))?;
         output::line(&format!("mock {name} listening on http://{}", mock.address()))?;
         runtime.block_on(super::interrupted())
     }

@@ -4,18 +4,27 @@
 //! about them to stderr. Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was
 //! started).
 
-#[allow(dead_code, reason = "`quick` and `demo` use the rest, once there is an App")]
+#[allow(dead_code)] // needs app
 mod args;
+mod check;
 mod completions;
+#[allow(dead_code)] // needs app
+mod config_file;
 mod ctl;
-#[allow(dead_code, reason = "`demo` uses the rest, once there is an App")]
+#[cfg(any())] // needs app
+mod demo;
+#[allow(dead_code)] // needs app
 mod http;
 mod man;
 mod mock;
 mod output;
-#[allow(dead_code, reason = "`demo` uses the rest, once there is an App")]
+#[cfg(any())] // needs app
+mod quick;
+#[cfg(any())] // needs app
+mod run;
+#[allow(dead_code)] // needs app
 mod screen;
-#[allow(dead_code, reason = "`demo` uses the rest, once there is an App")]
+#[allow(dead_code)] // needs app
 mod table;
 mod top;
 
@@ -26,9 +35,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// What `evenkeel --help` says beneath the commands.
 const EXAMPLES: &str = "\
 Examples:
-  evenkeel ctl backends             what a running balancer thinks of its backends
-  evenkeel top                      the same, live
-  evenkeel mock --listen :8001      a mock AI instance to play with
+  evenkeel check -c evenkeel.toml     what is wrong with a configuration file
+  evenkeel ctl backends               what a running balancer thinks of its backends
+  evenkeel top                        the same, live
+  evenkeel mock --listen :8001        a mock AI instance to play with
 
 Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was started).";
 
@@ -43,6 +53,13 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(any())] // needs app
+    Run(run::RunArgs),
+    Check(check::CheckArgs),
+    #[cfg(any())] // needs app
+    Quick(quick::QuickArgs),
+    #[cfg(any())] // needs app
+    Demo(demo::DemoArgs),
     Mock(mock::MockArgs),
     Ctl(ctl::CtlArgs),
     Top(top::TopArgs),
@@ -74,6 +91,13 @@ impl Failure {
 pub fn main() -> ExitCode {
     let cli = Cli::parse(); // Usage errors leave from here, with code 2; --help and --version with 0.
     let done = match cli.command {
+        #[cfg(any())] // needs app
+        Command::Run(args) => args.run(),
+        Command::Check(args) => args.run(),
+        #[cfg(any())] // needs app
+        Command::Quick(args) => args.run(),
+        #[cfg(any())] // needs app
+        Command::Demo(args) => args.run(),
         Command::Mock(args) => args.run(),
         Command::Ctl(args) => args.run(),
         Command::Top(args) => args.run(),

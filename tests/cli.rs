@@ -1,0 +1,205 @@
+//! The real binary as a user or a script meets it: exit codes, what goes to stdout and what to stderr, help, completions.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+/// The commands there are; the help must list exactly these.
+const COMMANDS: [&str; 6] = ["check", "mock", "ctl", "top", "completions", "man"];
+
+fn evenkeel(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+    command.args(arguments).env_remove("EVENKEEL_ADMIN").env_remove("EVENKEEL_TOKEN_FILE").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    evenkeel(arguments).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+#[test]
+fn help_lists_every_command_and_each_explains_itself_with_examples() {
+    let help = run(&["--help"]);
+    assert_eq!(code(&help), 0);
+    let listed: Vec<&str> = stdout(&help)
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert_eq!(listed, COMMANDS);
+    for command in COMMANDS {
+        let help = run(&[command, "--help"]);
+        assert_eq!(code(&help), 0, "{command}");
+        assert!(stdout(&help).contains("Examples:") && stdout(&help).contains("Usage:"), "{command}");
+        assert_eq!(stderr(&help), "", "{command}");
+    }
+    assert_eq!(stdout(&run(&["--version"])), format!("evenkeel {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn usage_errors_end_with_2_and_say_why_on_stderr() {
+    for (arguments, word) in [
+        (&[][..], "Usage"),
+        (&["nonsense"], "nonsense"),
+        (&["mock"], "--listen"),
+        (&["mock", "--listen", "no-port"], "no-port"),
+        (&["mock", "--listen", ":0", "--speed", "0"], "speed"),
+        (&["mock", "--listen", ":0", "--profile", "/nowhere.toml"], "/nowhere.toml"),
+        (&["ctl"], "Usage"),
+        (&["ctl", "weight", "a", "0"], "1..=1000"),
+        (&["ctl", "status", "--admin", "https://x:1"], "plain HTTP"),
+        (&["check", "-c", "/nowhere.toml"], "/nowhere.toml"),
+        (&["completions", "basic"], "basic"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(word), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+const GOOD: &str = r#"
+[[listeners]]
+address = "127.0.0.1:8080"
+[pools.ai]
+strategy = "round_robin"
+[[pools.ai.backends]]
+name = "a"
+address = "127.0.0.1:8001"
+[[pools.ai.backends]]
+name = "b"
+address = "127.0.0.1:8002"
+"#;
+
+#[test]
+fn check_passes_a_good_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "good.toml", GOOD);
+    let output = run(&["check", "-c", &file]);
+    assert_eq!((code(&output), stderr(&output)), (0, ""));
+    assert_eq!(stdout(&output), format!("{file}: ok (1 listener, 1 pool, 2 backends)\n"));
+    let output = run(&["check", "-c", &file, "--format", "json"]);
+    assert_eq!((code(&output), stdout(&output).trim(), stderr(&output)), (0, "[]", ""));
+}
+
+#[test]
+fn check_finds_every_fault_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let faulty = GOOD.replace("round_robin", "round_robbin").replace("127.0.0.1:8002", "127.0.0.1:99999");
+    let file = write(folder.path(), "faulty.toml", &format!("colour = 1\n{faulty}"));
+    let output = run(&["check", "-c", &file]);
+    assert_eq!((code(&output), stdout(&output)), (2, ""));
+    let text = stderr(&output);
+    for word in ["colour", "round_robbin", "did you mean", "99999", "^", "3 errors"] {
+        assert!(text.contains(word), "{word} is missing:\n{text}");
+    }
+    assert!(text.contains(&format!("{file}:1:1: ")), "{text}");
+
+    let output = run(&["check", "-c", &file, "--format", "json"]);
+    assert_eq!(code(&output), 2);
+    let findings: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(findings.as_array().unwrap().len(), 3);
+    for key in ["file", "line", "column", "key", "message", "hint", "severity"] {
+        assert!(findings[0].get(key).is_some(), "{key}");
+    }
+}
+
+#[test]
+fn without_a_file_check_says_where_it_looked_and_what_else_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = evenkeel(&["check"]).current_dir(folder.path()).output().unwrap();
+    // A machine may have one in /etc; then that one is checked.
+    if !Path::new("/etc/evenkeel/evenkeel.toml").exists() {
+        assert_eq!(code(&output), 2);
+        for word in ["conf/evenkeel.toml", "/etc/evenkeel/evenkeel.toml", "evenkeel quick"] {
+            assert!(stderr(&output).contains(word), "{}", stderr(&output));
+        }
+    }
+    std::fs::create_dir(folder.path().join("conf")).unwrap();
+    write(&folder.path().join("conf"), "evenkeel.toml", GOOD);
+    let output = evenkeel(&["check"]).current_dir(folder.path()).output().unwrap();
+    assert_eq!(stdout(&output), "conf/evenkeel.toml: ok (1 listener, 1 pool, 2 backends)\n");
+}
+
+#[test]
+fn ctl_and_top_without_a_server_end_with_1() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    for arguments in [&["ctl", "status", "--admin", &address][..], &["top", "--once", "--admin", &address]] {
+        let output = run(arguments);
+        assert_eq!((code(&output), stdout(&output)), (1, ""), "{arguments:?}");
+        assert!(stderr(&output).contains(&address), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn completions_and_the_manual_page_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(&["completions", shell]);
+        assert_eq!((code(&output), stderr(&output)), (0, ""), "{shell}");
+        for command in COMMANDS {
+            assert!(stdout(&output).contains(command), "{command} for {shell}");
+        }
+    }
+    let output = run(&["man"]);
+    assert_eq!((code(&output), stderr(&output)), (0, ""));
+    assert!(stdout(&output).lines().any(|line| line.starts_with(".TH")));
+    for command in COMMANDS {
+        assert!(stdout(&output).contains(&format!("EVENKEEL {}", command.to_uppercase())), "{command}");
+    }
+}
+
+/// A process that ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_mock_says_where_it_listens_serves_by_its_profile_and_ends_on_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = write(folder.path(), "slow.toml", "name = \"from-file\"\nslots = 3\n");
+    let mut command = evenkeel(&["mock", "--listen", "127.0.0.1:0", "--profile", &profile, "--name", "from-flag"]);
+    let mut mock = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(mock.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("mock from-flag listening on http://").unwrap().to_owned();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.write_all(b"GET /__mock HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("x-instance: from-flag") && answer.contains("\"slots\":3"), "{answer}");
+    let pid = mock.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(mock.0.wait().unwrap().code(), Some(0));
+}
