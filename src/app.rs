@@ -142,6 +142,7 @@ impl App {
             logging: None,
             workers,
             signals: false,
+            ready: None,
         };
         Ok(Self { parts, listeners, admin: admin_address })
     }
@@ -157,6 +158,14 @@ impl App {
     #[must_use]
     pub fn with_signals(mut self) -> Self {
         self.parts.signals = true;
+        self
+    }
+
+    /// Calls `ready` once, from the thread that runs, when connections are served and signals received: only then may
+    /// anybody be told that the balancer is there.
+    #[must_use]
+    pub fn with_ready(mut self, ready: impl FnOnce() + Send + 'static) -> Self {
+        self.parts.ready = Some(Box::new(ready));
         self
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 /// The commands there are; the help must list exactly these.
-const COMMANDS: [&str; 6] = ["check", "mock", "ctl", "top", "completions", "man"];
+const COMMANDS: [&str; 9] = ["run", "check", "quick", "demo", "mock", "ctl", "top", "completions", "man"];
 
 fn evenkeel(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));

@@ -4,27 +4,19 @@
 //! about them to stderr. Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was
 //! started).
 
-#[allow(dead_code)] // needs app
 mod args;
 mod check;
 mod completions;
-#[allow(dead_code)] // needs app
 mod config_file;
 mod ctl;
-#[cfg(any())] // needs app
 mod demo;
-#[allow(dead_code)] // needs app
 mod http;
 mod man;
 mod mock;
 mod output;
-#[cfg(any())] // needs app
 mod quick;
-#[cfg(any())] // needs app
 mod run;
-#[allow(dead_code)] // needs app
 mod screen;
-#[allow(dead_code)] // needs app
 mod table;
 mod top;
 
@@ -35,10 +27,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// What `evenkeel --help` says beneath the commands.
 const EXAMPLES: &str = "\
 Examples:
-  evenkeel check -c evenkeel.toml     what is wrong with a configuration file
-  evenkeel ctl backends               what a running balancer thinks of its backends
-  evenkeel top                        the same, live
-  evenkeel mock --listen :8001        a mock AI instance to play with
+  evenkeel demo                                        the balancer at work, on this machine
+  evenkeel quick --listen :8080 --to 8001 --to 8002    a balancer without a configuration file
+  evenkeel check -c evenkeel.toml                      what is wrong with a configuration file
+  evenkeel run -c evenkeel.toml                        the balancer in earnest
+  evenkeel ctl backends                                what it thinks of its backends
+  evenkeel top                                         the same, live
 
 Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was started).";
 
@@ -53,12 +47,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    #[cfg(any())] // needs app
     Run(run::RunArgs),
     Check(check::CheckArgs),
-    #[cfg(any())] // needs app
     Quick(quick::QuickArgs),
-    #[cfg(any())] // needs app
     Demo(demo::DemoArgs),
     Mock(mock::MockArgs),
     Ctl(ctl::CtlArgs),
@@ -91,12 +82,9 @@ impl Failure {
 pub fn main() -> ExitCode {
     let cli = Cli::parse(); // Usage errors leave from here, with code 2; --help and --version with 0.
     let done = match cli.command {
-        #[cfg(any())] // needs app
         Command::Run(args) => args.run(),
         Command::Check(args) => args.run(),
-        #[cfg(any())] // needs app
         Command::Quick(args) => args.run(),
-        #[cfg(any())] // needs app
         Command::Demo(args) => args.run(),
         Command::Mock(args) => args.run(),
         Command::Ctl(args) => args.run(),

@@ -8,7 +8,7 @@ use super::config_file::{self, ConfigArgs};
 use super::{Failure, output};
 use crate::app::App;
 use crate::config::{LogFormat, LogPlan, Plan};
-use crate::telemetry::logging::{Format, init};
+use crate::telemetry::logging::{Format, Logging, init};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,25 +38,31 @@ impl RunArgs {
 
 /// Serves a plan until told to stop; shared by `run` and `quick`.
 pub(super) fn serve(plan: Plan, source: Option<PathBuf>) -> Result<(), Failure> {
-    start_log(&plan.log)?;
+    let logging = start_log(&plan.log)?;
     let app = App::bind(plan, source).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut ready = String::new();
     for (scheme, address) in app.listeners() {
-        output::line(&format!("listening {scheme} {address}"))?;
+        ready.push_str(&format!("listening {scheme} {address}\n"));
     }
     if let Some(address) = app.admin_address() {
-        output::line(&format!("admin http {address}"))?;
+        ready.push_str(&format!("admin http {address}\n"));
     }
-    let summary = app.run();
-    match summary.clean {
-        true => Ok(()),
-        false => Err(Failure::Failed(summary.to_string())),
-    }
+    let say_ready = move || {
+        // Nobody to read it is no reason not to serve.
+        if let Err(failure) = output::result(&ready) {
+            output::complain(&format!("evenkeel: {failure}"));
+        }
+    };
+    let done = app.with_logging(logging).with_signals().with_ready(say_ready).run();
+    let summary = done.map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
+    // A drain that ran into its deadline has done what it was told; only a second signal is a failure.
+    if summary.aborted { Err(Failure::Failed(summary.to_string())) } else { Ok(()) }
 }
 
-fn start_log(plan: &LogPlan) -> Result<(), Failure> {
+fn start_log(plan: &LogPlan) -> Result<Logging, Failure> {
     let format = match plan.format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    init(&plan.level, format).map(drop).map_err(|error| Failure::Usage(error.to_string()))
+    init(&plan.level, format).map_err(|error| Failure::Usage(error.to_string()))
 }

@@ -51,6 +51,8 @@ pub struct Parts {
     pub workers: usize,
     /// Signals are ours to receive.
     pub signals: bool,
+    /// Called once when connections are served and signals received.
+    pub ready: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// A listener that workers serve.
@@ -141,9 +143,12 @@ impl Control {
             None => None,
         };
         if parts.signals {
-            tokio::spawn(signals::follow(Arc::clone(&control.board)));
+            signals::follow(Arc::clone(&control.board));
         }
         control.board.set_phase(Phase::Running);
+        if let Some(ready) = parts.ready {
+            ready();
+        }
         let summary = control.obey().await;
         drop(ended);
         if let Some(admin) = admin {

@@ -22,7 +22,7 @@ use self::view::Stage;
 use super::http::{AdminUrl, Client};
 use super::screen::Screen;
 use super::{Failure, args, output, table};
-use crate::app::{App, AppHandle, Summary};
+use crate::app::{App, AppHandle};
 use crate::config::{
     AccessLogFormat, Address, AdminPlan, BackendPlan, Engine, Plan, PoolPlan, ResourcesPlan, ScrapePlan, StrategyKind,
 };
@@ -156,7 +156,7 @@ impl Drop for Mocks {
 /// The balancer, running on threads of its own.
 struct Balancer {
     handle: AppHandle,
-    thread: JoinHandle<Summary>,
+    thread: JoinHandle<()>,
     listener: SocketAddr,
     admin: SocketAddr,
 }
@@ -171,7 +171,11 @@ impl Balancer {
         let handle = app.handle();
         let thread = std::thread::Builder::new()
             .name("balancer".into())
-            .spawn(move || app.run())
+            .spawn(move || {
+                if let Err(error) = app.run() {
+                    output::complain(&format!("evenkeel: the balancer cannot run: {error}"));
+                }
+            })
             .map_err(|error| Failure::Failed(format!("cannot start the balancer: {error}")))?;
         Ok(Self { handle, thread, listener, admin })
     }
