@@ -5,7 +5,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// The commands there are; the help must list exactly these.
 const COMMANDS: [&str; 9] = ["run", "check", "quick", "demo", "mock", "ctl", "top", "completions", "man"];
@@ -69,6 +70,13 @@ fn usage_errors_end_with_2_and_say_why_on_stderr() {
         (&["ctl", "status", "--admin", "https://x:1"], "plain HTTP"),
         (&["check", "-c", "/nowhere.toml"], "/nowhere.toml"),
         (&["completions", "basic"], "basic"),
+        (&["run", "-c", "/nowhere.toml"], "/nowhere.toml"),
+        (&["quick", "--listen", ":0"], "--to"),
+        (&["quick", "--listen", ":0", "--to", "1", "--to", "1"], "twice"),
+        (&["quick", "--listen", ":0", "--to", "1", "--to", "https://x"], "mixed"),
+        (&["quick", "--listen", ":0", "--to", "1", "--admin", "0.0.0.0:1"], "token"),
+        (&["quick", "--listen", ":0", "--to", "1", "--strategy", "peak_ewmma"], "peak_ewma"),
+        (&["demo", "--duration", "3"], "\"3s\""),
     ] {
         let output = run(arguments);
         assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
@@ -185,21 +193,148 @@ impl Drop for Running {
     }
 }
 
+impl Running {
+    /// Starts a command whose stdout is then read line by line.
+    fn start(mut command: Command) -> (Self, BufReader<ChildStdout>) {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        (Self(child), lines)
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; the code and what stood on stderr.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.0.wait().unwrap().code(), said)
+    }
+}
+
+/// The next line of output, which must begin with `prefix`; the rest of it.
+fn next(lines: &mut impl BufRead, prefix: &str) -> String {
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let rest = line.trim_end().strip_prefix(prefix);
+    rest.unwrap_or_else(|| panic!("`{prefix}` was expected, not `{line}`")).to_owned()
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Asks until each of the two mocks has answered: a backend may have to pass a check first.
+fn both_answer(listener: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut missing = vec!["x-instance: one", "x-instance: two"];
+    while !missing.is_empty() {
+        let answer = get(listener, "/");
+        missing.retain(|header| !answer.contains(header));
+        assert!(Instant::now() < deadline, "never answered: {missing:?}");
+    }
+}
+
+fn mock(name: &str) -> (Running, String) {
+    let (mock, mut lines) = Running::start(evenkeel(&["mock", "--listen", "127.0.0.1:0", "--name", name]));
+    let address = next(&mut lines, &format!("mock {name} listening on http://"));
+    (mock, address)
+}
+
 #[test]
 fn a_mock_says_where_it_listens_serves_by_its_profile_and_ends_on_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     let profile = write(folder.path(), "slow.toml", "name = \"from-file\"\nslots = 3\n");
-    let mut command = evenkeel(&["mock", "--listen", "127.0.0.1:0", "--profile", &profile, "--name", "from-flag"]);
-    let mut mock = Running(command.stdout(Stdio::piped()).spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(mock.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("mock from-flag listening on http://").unwrap().to_owned();
-    let mut stream = TcpStream::connect(&address).unwrap();
-    stream.write_all(b"GET /__mock HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let arguments = ["mock", "--listen", "127.0.0.1:0", "--profile", &profile, "--name", "from-flag"];
+    let (mock, mut lines) = Running::start(evenkeel(&arguments));
+    let address = next(&mut lines, "mock from-flag listening on http://");
+    let answer = get(&address, "/__mock");
     assert!(answer.contains("x-instance: from-flag") && answer.contains("\"slots\":3"), "{answer}");
-    let pid = mock.0.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    assert_eq!(mock.0.wait().unwrap().code(), Some(0));
+    mock.signal("-TERM");
+    assert_eq!(mock.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn run_says_where_it_listens_balances_and_drains_on_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (mock("one"), mock("two"));
+    let config = GOOD
+        .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:8001", &one.1)
+        .replace("127.0.0.1:8002", &two.1);
+    let more = "[admin]\naddress = \"127.0.0.1:0\"\n[access_log]\nformat = \"off\"\n";
+    let file = write(folder.path(), "run.toml", &format!("{config}{more}"));
+    let (balancer, mut lines) = Running::start(evenkeel(&["run", "-c", &file]));
+    let listener = next(&mut lines, "listening http ");
+    let admin = next(&mut lines, "admin http ");
+    both_answer(&listener);
+
+    let backends = run(&["ctl", "backends", "--admin", &admin]);
+    assert_eq!((code(&backends), stderr(&backends)), (0, ""));
+    assert!(stdout(&backends).contains("ai (round_robin)") && stdout(&backends).contains(&one.1));
+    let status = run(&["ctl", "status", "--json", "--admin", &admin]);
+    let status: serde_json::Value = serde_json::from_str(stdout(&status)).unwrap();
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    let top = run(&["top", "--once", "--admin", &admin]);
+    assert!(code(&top) == 0 && stdout(&top).contains("ai (round_robin)"), "{}", stdout(&top));
+
+    balancer.signal("-TERM");
+    let (code, said) = balancer.end();
+    assert_eq!(code, Some(0), "{said}");
+    // Ready lines only: the log is on stderr, the access log is off.
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+}
+
+#[test]
+fn run_starts_nothing_when_it_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let file = write(folder.path(), "taken.toml", &GOOD.replace("127.0.0.1:8080", &address));
+    let output = run(&["run", "-c", &file]);
+    assert_eq!((code(&output), stdout(&output)), (2, ""));
+    assert!(stderr(&output).contains(&address), "{}", stderr(&output));
+
+    let file = write(folder.path(), "faulty.toml", &GOOD.replace("round_robin", "x"));
+    let output = run(&["run", "-c", &file]);
+    assert_eq!((code(&output), stdout(&output)), (2, ""));
+}
+
+#[test]
+fn quick_balances_without_a_file() {
+    let (one, two) = (mock("one"), mock("two"));
+    let to = format!("http://{}", two.1);
+    let arguments =
+        ["quick", "--listen", "127.0.0.1:0", "--to", &one.1, "--to", &to, "--strategy", "round_robin", "--admin", ":0"];
+    let (balancer, mut lines) = Running::start(evenkeel(&arguments));
+    let listener = next(&mut lines, "listening http ");
+    next(&mut lines, "admin http 127.0.0.1:");
+    both_answer(&listener);
+    balancer.signal("-INT");
+    let (code, said) = balancer.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("try: curl"), "{said}");
+}
+
+#[test]
+fn a_demo_runs_its_time_and_sums_up() {
+    let output = run(&["demo", "--duration", "3s", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    for word in
+        ["curl -N http://127.0.0.1:", "dashboard http://127.0.0.1:", "3 s with peak_ewma: ", "answered by: inst"]
+    {
+        assert!(text.contains(word), "{word} is missing:\n{text}");
+    }
+    let summary = text.lines().find(|line| line.contains(" requests, ")).unwrap();
+    let requests: u64 = summary.split([':', ' ']).filter_map(|word| word.parse().ok()).nth(1).unwrap();
+    assert!(requests > 10, "{summary}");
 }
