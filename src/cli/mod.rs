@@ -17,6 +17,7 @@ mod output;
 mod quick;
 mod run;
 mod screen;
+mod simulate;
 mod table;
 mod top;
 
@@ -54,6 +55,7 @@ enum Command {
     Mock(mock::MockArgs),
     Ctl(ctl::CtlArgs),
     Top(top::TopArgs),
+    Simulate(simulate::SimulateArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Mock(args) => args.run(),
         Command::Ctl(args) => args.run(),
         Command::Top(args) => args.run(),
+        Command::Simulate(args) => args.run(),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };

@@ -419,8 +419,8 @@ fn operations(trouble: &Trouble, servers: &[ServerPlan]) -> (Vec<Event>, f64) {
             // Of several faults the latest to start counts.
             let faults = trouble.faults.iter().filter(|stretch| stretch.covers(server, at));
             let fault = faults.max_by(|a, b| a.from.total_cmp(&b.from)).map_or(Fault::None, |stretch| stretch.what);
-            let joined = trouble.members.iter().filter(|(when, who, _)| *who == server && *when <= at);
-            let member = joined.last().is_none_or(|(_, _, joins)| *joins);
+            let mut joined = trouble.members.iter().filter(|(when, who, _)| *who == server && *when <= at);
+            let member = joined.next_back().is_none_or(|(_, _, joins)| *joins);
             let mut push = |change| events.push(Event { at, server, change });
             if speed != before.0 {
                 push(Change::Speed(speed));

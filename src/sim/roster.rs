@@ -36,6 +36,13 @@ pub const TUNED_PEERS: [&str; 14] = [
 /// The same without ejection.
 pub const PLAIN_PEERS: [&str; 7] = ["lc", "p2c", "wlr", "pewma", "pewma_full", "lrtc", "c3"];
 
+/// What runs when nobody says what: the product's strategies, then the tuned peers.
+pub fn everything() -> impl Iterator<Item = &'static str> {
+    std::iter::once("rl")
+        .chain(StrategyKind::ALL.into_iter().filter(|kind| *kind != StrategyKind::Rl).map(StrategyKind::name))
+        .chain(TUNED_PEERS)
+}
+
 /// Time constant of Peak EWMA, seconds.
 const PEAK_EWMA_TAU: f64 = 10.0;
 /// Step of the latency average of `lrtc`.

@@ -65,6 +65,15 @@ pub fn find(name: &str) -> Result<ScenarioFile, String> {
     }
 }
 
+/// The text of an embedded scenario.
+///
+/// # Errors
+/// There is none of that name.
+pub fn text(name: &str) -> Result<&'static str, String> {
+    let found = EMBEDDED.iter().find(|embedded| embedded.0 == name);
+    found.map(|embedded| embedded.1).ok_or_else(|| format!("there is no scenario {name:?}"))
+}
+
 /// The names of the fixed suite (`s…`) or of the token streams (`t…`).
 pub fn names(first: char) -> impl Iterator<Item = &'static str> {
     EMBEDDED.iter().map(|(name, _)| *name).filter(move |name| name.starts_with(first))
