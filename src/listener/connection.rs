@@ -1,4 +1,5 @@
-//! One downstream connection: hyper's HTTP/1.1 server over our IO, with the connection's deadlines around it.
+//! One downstream connection: hyper's HTTP/1.1 or HTTP/2 server over our IO, with the connection's deadlines around it.
+//! Which of the two is told by the first bytes (prior knowledge) or by ALPN.
 //!
 //! While a connection waits (for its first byte, or between requests) it is taken out of hyper and held as a bare
 //! socket: hyper's buffers cost some 20 KiB, and a balancer in front of people holds many idle connections.
@@ -9,21 +10,24 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
+use super::http2;
 use super::io::{Activity, Io};
 use crate::clock::Deadline;
 use crate::config::ListenerPlan;
 use crate::proxy::{Downstream, Proxy};
+use crate::upstream::Stream;
 
+/// What an HTTP/2 client with prior knowledge begins with (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room for the first bytes of a connection; a usual request head fits.
 const FIRST_BYTES: usize = 4 * 1024;
 /// Room above the limits, so that our own check answers 414 and 431 with a body before hyper's parser does without.
@@ -52,7 +56,7 @@ impl Entry {
 
 /// What a connection is doing, as far as its deadlines care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Between requests.
     Idle,
     /// A request head has begun.
@@ -74,33 +78,43 @@ enum Left {
 }
 
 /// Serves `stream` to its end.
-pub(super) async fn serve(mut stream: TcpStream, downstream: Downstream, proxy: Rc<Proxy>, entry: &Entry) {
+pub(super) async fn serve(mut stream: Stream, downstream: Downstream, proxy: Rc<Proxy>, entry: &Entry) {
     let downstream = Rc::new(downstream);
     let mut patience = downstream.listener.header_timeout;
+    let mut fresh = true;
     loop {
-        let Some(prefix) = first_bytes(&mut stream, patience, entry).await else { return };
+        // Only a fresh connection may begin with the preface of HTTP/2.
+        let sniff = fresh && downstream.listener.http2.enabled;
+        let Some(prefix) = first_bytes(&mut stream, patience, entry, sniff).await else { return };
+        if sniff && prefix.starts_with(PREFACE) {
+            return http2::serve(stream, prefix, &downstream, &proxy, entry).await;
+        }
         match serve_http1(stream, prefix, &downstream, &proxy, entry).await {
             Some(idle) => stream = idle,
             None => return,
         }
+        fresh = false;
         patience = downstream.listener.idle_timeout.saturating_sub(PARK_AFTER).max(Duration::from_millis(1));
     }
 }
 
 /// Waits for bytes without holding a buffer. `None`: the client left, or said nothing in time, or we are draining.
-async fn first_bytes(stream: &mut TcpStream, patience: Duration, entry: &Entry) -> Option<Bytes> {
+/// `sniff`: waits for as many as tell HTTP/2's preface from anything else.
+async fn first_bytes(stream: &mut Stream, patience: Duration, entry: &Entry, sniff: bool) -> Option<Bytes> {
     entry.deadline.arm(patience);
     let mut buffer = BytesMut::new();
     let read = std::future::poll_fn(|cx| {
         if entry.draining.get() {
             return Poll::Ready(Ok(0));
         }
-        if stream.poll_read_ready(cx).is_ready() {
+        while stream.socket().poll_read_ready(cx).is_ready() || buffer.capacity() > 0 {
             if buffer.capacity() == 0 {
                 buffer.reserve(FIRST_BYTES);
             }
-            if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), cx, &mut buffer) {
-                return Poll::Ready(read);
+            match poll_read_buf(Pin::new(&mut *stream), cx, &mut buffer) {
+                Poll::Ready(Ok(n)) if n > 0 && sniff && is_part_of_preface(&buffer) => {}
+                Poll::Ready(read) => return Poll::Ready(read),
+                Poll::Pending => break,
             }
         }
         if entry.deadline.poll_passed(cx) { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
@@ -111,6 +125,11 @@ async fn first_bytes(stream: &mut TcpStream, patience: Duration, entry: &Entry) 
         Ok(0) | Err(_) => None,
         Ok(_) => Some(buffer.freeze()),
     }
+}
+
+/// Whether more bytes are needed to tell.
+fn is_part_of_preface(bytes: &[u8]) -> bool {
+    bytes.len() < PREFACE.len() && PREFACE.starts_with(bytes)
 }
 
 fn http1_builder(listener: &ListenerPlan) -> http1::Builder {
@@ -127,14 +146,14 @@ fn http1_builder(listener: &ListenerPlan) -> http1::Builder {
 
 /// Lets hyper serve requests until the connection ends or rests. `Some`: it rests, here is the socket.
 async fn serve_http1(
-    stream: TcpStream,
+    stream: Stream,
     prefix: Bytes,
     downstream: &Rc<Downstream>,
     proxy: &Rc<Proxy>,
     entry: &Entry,
-) -> Option<TcpStream> {
-    let activity = Arc::new(Activity::default());
-    let io = Io::new(stream, prefix, Arc::clone(&activity));
+) -> Option<Stream> {
+    let activity = Rc::new(Activity::default());
+    let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream));
     let service = service_fn(|request| {
         let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
         async move { Ok::<_, Infallible>(proxy.handle(downstream, request).await) }
@@ -145,8 +164,7 @@ async fn serve_http1(
     let left = std::future::poll_fn(|cx| {
         if entry.draining.get() && !draining {
             draining = true;
-            entry.deadline.disarm();
-            watch.armed = None;
+            watch.rearm();
             Pin::new(&mut connection).graceful_shutdown();
         }
         if Pin::new(&mut connection).poll(cx).is_ready() {
@@ -156,10 +174,20 @@ async fn serve_http1(
     })
     .await;
     match left {
-        Left::Ended => None,
+        Left::Ended => {
+            let tunnel = downstream.tunnel.take();
+            if let Some(tunnel) = tunnel {
+                let parts = connection.into_parts();
+                tunnel.run(parts.io.into_stream(), parts.read_buf).await;
+            }
+            None
+        }
         Left::Expired(Phase::Head) => {
             // Best effort, to a client that has not finished speaking; hyper has written nothing for this request.
-            let _ = connection.into_parts().io.into_stream().try_write(TIMED_OUT);
+            let mut stream = connection.into_parts().io.into_stream();
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let _ = Pin::new(&mut stream).poll_write(&mut cx, TIMED_OUT);
+            let _ = Pin::new(&mut stream).poll_flush(&mut cx);
             None
         }
         Left::Expired(Phase::Idle | Phase::Busy | Phase::Blocked) => None,
@@ -218,6 +246,12 @@ impl<'a> Watch<'a> {
             return Poll::Pending;
         }
         Poll::Ready(Left::Expired(phase))
+    }
+
+    /// Makes the next poll arm the deadline anew.
+    fn rearm(&mut self) {
+        self.entry.deadline.disarm();
+        self.armed = None;
     }
 
     fn phase(&self) -> Phase {

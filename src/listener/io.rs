@@ -1,18 +1,18 @@
 //! The downstream socket as hyper sees it: notes activity for the sweep, flattens small vectored writes into one plain
 //! send, gives back the bytes that were read to tell HTTP/1 from HTTP/2, and lets informational responses in between.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+
+use crate::proxy::Downstream;
+use crate::upstream::Stream;
 
 /// Vectored writes up to this size are copied together: one plain send costs 2.4 % less CPU per request
 /// (data-path.md, item 6).
@@ -22,78 +22,74 @@ thread_local! {
     static FLAT: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(FLAT_LIMIT));
 }
 
-/// Shared by the IO that hyper owns and the connection's task. Atomics, because hyper wants an IO that is `Send`; all of
-/// them are touched by one thread only.
+/// What the IO tells the connection's task.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    reads: AtomicU64,
-    blocked: AtomicBool,
+    reads: Cell<u64>,
+    blocked: Cell<bool>,
     /// Something was written and not yet flushed.
-    dirty: AtomicBool,
-    /// Bytes of informational responses to write before anything else.
-    interjection: Mutex<Vec<u8>>,
-    interjected: AtomicBool,
+    dirty: Cell<bool>,
 }
 
 impl Activity {
     /// Reads that brought bytes.
     pub(super) fn reads(&self) -> u64 {
-        self.reads.load(Relaxed)
+        self.reads.get()
     }
 
     /// The client takes no bytes.
     pub(super) fn is_blocked(&self) -> bool {
-        self.blocked.load(Relaxed)
+        self.blocked.get()
     }
 
     /// Everything written has left.
     pub(super) fn is_flushed(&self) -> bool {
-        !self.dirty.load(Relaxed) && !self.interjected.load(Relaxed)
+        !self.dirty.get()
     }
 
     #[inline]
     fn has_read(&self) {
-        self.reads.store(self.reads.load(Relaxed).wrapping_add(1), Relaxed);
+        self.reads.set(self.reads.get().wrapping_add(1));
     }
 }
 
-/// A plain downstream socket.
+/// A downstream connection.
 #[derive(Debug)]
 pub(super) struct Io {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     /// Bytes read before hyper was given the socket.
     prefix: Bytes,
-    activity: Arc<Activity>,
+    activity: Rc<Activity>,
+    downstream: Rc<Downstream>,
 }
 
 impl Io {
-    pub(super) fn new(stream: TcpStream, prefix: Bytes, activity: Arc<Activity>) -> Self {
-        Self { stream: TokioIo::new(stream), prefix, activity }
+    pub(super) fn new(stream: Stream, prefix: Bytes, activity: Rc<Activity>, downstream: Rc<Downstream>) -> Self {
+        Self { stream: TokioIo::new(stream), prefix, activity, downstream }
     }
 
-    /// The socket, when hyper has given the IO back.
-    pub(super) fn into_stream(self) -> TcpStream {
+    /// The connection, when hyper has given the IO back.
+    pub(super) fn into_stream(self) -> Stream {
         self.stream.into_inner()
     }
 
-    /// Writes what was interjected; nothing else may be written before.
+    /// Writes the informational responses that were interjected; nothing else may be written before.
+    #[inline]
     fn poll_interjection(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.activity.interjected.load(Relaxed) {
+        if !self.downstream.has_interjection() {
             return Poll::Ready(Ok(()));
         }
-        let activity = Arc::clone(&self.activity);
-        let mut pending = activity.interjection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.downstream.interjection();
         while !pending.is_empty() {
             let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &pending))?;
             pending.drain(..sent);
         }
-        activity.interjected.store(false, Relaxed);
         Poll::Ready(Ok(()))
     }
 
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
-        self.activity.blocked.store(written.is_pending(), Relaxed);
-        self.activity.dirty.store(true, Relaxed);
+        self.activity.blocked.set(written.is_pending());
+        self.activity.dirty.set(true);
         written
     }
 }
@@ -127,7 +123,7 @@ impl Write for Io {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_interjection(cx))?;
         // hyper flushes the socket only once its own buffer is empty.
-        self.activity.dirty.store(false, Relaxed);
+        self.activity.dirty.set(false);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

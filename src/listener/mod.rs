@@ -8,6 +8,7 @@
 
 mod accept;
 mod connection;
+mod http2;
 mod io;
 mod socket;
 mod worker;

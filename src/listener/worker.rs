@@ -20,6 +20,7 @@ use super::connection::{self, Entry};
 use crate::clock;
 use crate::config::ListenerPlan;
 use crate::proxy::{Downstream, Proxy, Shared};
+use crate::upstream::Stream;
 
 /// Names a listener for the life of the process.
 pub type ListenerId = usize;
@@ -259,7 +260,7 @@ impl WorkerState {
         let downstream = Downstream::new(peer.ip(), false, listening.plan.load_full());
         let proxy = Rc::clone(&self.proxy);
         tokio::task::spawn_local(async move {
-            connection::serve(stream, downstream, proxy, &entry).await;
+            connection::serve(Stream::Plain(stream), downstream, proxy, &entry).await;
             drop(counted);
         });
     }

@@ -1,22 +1,26 @@
 //! The bodies on their way through: the client's, counted, limited and (within limits) kept for another try; the
 //! backend's, which carries lease and story to the last byte.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 
 use super::access_log::End;
 use super::story::Story;
 use crate::backend::Ending;
+use crate::clock::{self, Deadline};
 use crate::pool::Lease;
 use crate::upstream::Fault;
 use crate::upstream::http1::ResponseBody;
+use crate::upstream::http2::{self, OutBody, StreamPermit};
 
 /// A client's request body.
 #[derive(Debug)]
@@ -102,13 +106,16 @@ pub struct ProxyBody<B> {
     tracked: Option<Tracked>,
 }
 
+/// Where the bytes of a response come from.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and a box costs 5 % (data-path.md)")]
-enum Inner<B> {
+pub(super) enum Inner<B> {
     /// An answer of ours.
     Fixed(Bytes),
     /// A backend's, over HTTP/1.1.
     Http1(ResponseBody<RequestBody<B>>),
+    /// A backend's, over HTTP/2.
+    Http2(Http2Body),
 }
 
 /// What goes with a backend's response to its last byte. The lease ends before the story is told.
@@ -129,10 +136,14 @@ where
         Self { inner: Inner::Fixed(body), tracked: Some(Tracked { lease: None, story, ended: false }) }
     }
 
+    /// Nothing: a 101, whose story the tunnel tells.
+    pub(super) fn empty() -> Self {
+        Self { inner: Inner::Fixed(Bytes::new()), tracked: None }
+    }
+
     /// A backend's answer.
-    pub(super) fn upstream(body: ResponseBody<RequestBody<B>>, lease: Lease, story: Story) -> Self {
-        let mut this =
-            Self { inner: Inner::Http1(body), tracked: Some(Tracked { lease: Some(lease), story, ended: false }) };
+    pub(super) fn upstream(inner: Inner<B>, lease: Lease, story: Story) -> Self {
+        let mut this = Self { inner, tracked: Some(Tracked { lease: Some(lease), story, ended: false }) };
         if this.is_done() {
             this.ended_well();
         }
@@ -143,6 +154,7 @@ where
         match &self.inner {
             Inner::Fixed(body) => body.is_empty(),
             Inner::Http1(body) => body.is_done(),
+            Inner::Http2(body) => body.is_done(),
         }
     }
 
@@ -152,8 +164,10 @@ where
         if std::mem::replace(&mut tracked.ended, true) {
             return;
         }
-        if let (Inner::Http1(body), Some(lease)) = (&mut self.inner, &mut tracked.lease) {
-            if let Some(connection) = body.take_connection() {
+        if let Some(lease) = &mut tracked.lease {
+            if let Inner::Http1(body) = &mut self.inner
+                && let Some(connection) = body.take_connection()
+            {
                 let limit = lease.live().plan.timeouts.upstream_idle;
                 tracked.story.keep(lease.backend().id.0, connection, limit);
             }
@@ -195,7 +209,7 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
-        let body = match &mut this.inner {
+        let polled = match &mut this.inner {
             Inner::Fixed(body) => {
                 let data = std::mem::take(body);
                 if data.is_empty() {
@@ -206,9 +220,10 @@ where
                 }
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Inner::Http1(body) => body,
+            Inner::Http1(body) => body.poll_frame(cx),
+            Inner::Http2(body) => body.poll_frame(cx),
         };
-        match ready!(body.poll_frame(cx)) {
+        match ready!(polled) {
             Some(Ok(frame)) => {
                 if let (Some(tracked), Some(data)) = (&mut this.tracked, frame.data_ref()) {
                     tracked.story.bytes_out += data.len() as u64;
@@ -242,6 +257,121 @@ where
         match &self.inner {
             Inner::Fixed(body) => SizeHint::with_exact(body.len() as u64),
             Inner::Http1(body) => body.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Inner::Http2(body) => body.incoming.size_hint(),
         }
+    }
+}
+
+/// A response body over HTTP/2, with its stream and its deadlines.
+#[derive(Debug)]
+pub(super) struct Http2Body {
+    incoming: Incoming,
+    _permit: StreamPermit,
+    deadline: Deadline,
+    waiting: bool,
+    idle: Duration,
+    total: Option<Instant>,
+}
+
+impl Http2Body {
+    pub(super) fn new(incoming: Incoming, permit: StreamPermit, idle: Duration, total: Option<Instant>) -> Self {
+        Self { incoming, _permit: permit, deadline: Deadline::new(), waiting: false, idle, total }
+    }
+
+    fn is_done(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
+            self.waiting = false;
+            self.deadline.disarm();
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| http2::fault_of(&error))));
+        }
+        if !self.waiting {
+            self.waiting = true;
+            let left = self.total.map(|total| total.saturating_duration_since(clock::now()));
+            let left = left.map(|left| left.max(Duration::from_millis(1)));
+            self.deadline.arm(match left {
+                Some(left) if self.idle.is_zero() => left,
+                Some(left) => left.min(self.idle),
+                None => self.idle,
+            });
+        }
+        if !self.deadline.poll_passed(cx) {
+            return Poll::Pending;
+        }
+        let late = self.total.is_some_and(|total| clock::now() >= total);
+        Poll::Ready(Some(Err(if late { Fault::TotalTimeout } else { Fault::IdleTimeout })))
+    }
+}
+
+/// A request body lent to hyper's HTTP/2 client, which does not give bodies back: the lender keeps a hand on it, for
+/// another try.
+pub(super) struct Lent<B>(Rc<LentBody<B>>);
+
+struct LentBody<B> {
+    body: RefCell<Option<RequestBody<B>>>,
+    /// Grows with every piece that was taken.
+    progress: Cell<u64>,
+    deadline: Deadline,
+    idle: Duration,
+}
+
+/// The borrower's end.
+struct Borrowed<B>(Rc<LentBody<B>>);
+
+impl<B> Lent<B> {
+    pub(super) fn new(body: Option<RequestBody<B>>, idle: Duration) -> Self {
+        let deadline = Deadline::new();
+        Self(Rc::new(LentBody { body: RefCell::new(body), progress: Cell::new(0), deadline, idle }))
+    }
+
+    pub(super) fn progress(&self) -> u64 {
+        self.0.progress.get()
+    }
+
+    /// Takes the body back; the borrower sees its end.
+    pub(super) fn take_back(&self) -> Option<RequestBody<B>> {
+        self.0.body.borrow_mut().take()
+    }
+}
+
+impl<B> Lent<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: fmt::Display,
+{
+    pub(super) fn to_body(&self) -> OutBody {
+        Box::pin(Borrowed(Rc::clone(&self.0)))
+    }
+}
+
+impl<B> Body for Borrowed<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let lent = &self.0;
+        let mut body = lent.body.borrow_mut();
+        let Some(body) = body.as_mut() else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            lent.progress.set(lent.progress.get() + 1);
+            lent.deadline.arm(lent.idle);
+            return Poll::Ready(frame);
+        }
+        if lent.deadline.poll_passed(cx) { Poll::Ready(Some(Err(Fault::ClientBodyTimeout))) } else { Poll::Pending }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.body.borrow().as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.body.borrow().as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -1,31 +1,42 @@
-//! One attempt: a connection, the request on it, the response head. A pooled connection that turns out to be stale is
-//! replaced by a fresh one to the same backend; that is no attempt of its own.
+//! One attempt: a connection, the request on it, the response head; over HTTP/1.1 or HTTP/2. A pooled connection that
+//! turns out to be stale is replaced by a fresh one to the same backend; that is no attempt of its own.
 
 use std::fmt;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 
-use super::body::RequestBody;
+use super::body::{Http2Body, Inner, Lent, RequestBody};
 use super::headers::Outbound;
 use super::retry;
 use super::story::Story;
 use super::{Downstream, Proxy};
-use crate::clock;
+use crate::clock::{self, Deadline};
+use crate::config::Protocol;
 use crate::pool::{Lease, RetryReason};
 use crate::upstream::http1::request::BodyFraming;
 use crate::upstream::http1::response::Head;
-use crate::upstream::http1::{Connection, Exchange, ExchangeTimeouts, ResponseBody};
-use crate::upstream::{Fault, UpstreamError, connect};
+use crate::upstream::http1::{Asks, Connection, Exchange, ExchangeTimeouts};
+use crate::upstream::{Fault, Stream, UpstreamError, connect};
 
 /// What stays the same over all attempts of a request.
 pub(super) struct Order<'a> {
     pub(super) downstream: &'a Downstream,
     pub(super) framing: BodyFraming,
-    pub(super) expect_continue: bool,
+    pub(super) asks: Asks,
     /// When the request as a whole must be over.
     pub(super) total: Option<Instant>,
+}
+
+/// A backend's answer: its head, and its body to come.
+pub(super) struct Answer<B> {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// The protocol of a 101.
+    pub(super) upgrade: Option<HeaderValue>,
+    pub(super) body: Inner<B>,
 }
 
 /// A failed attempt, and the client's body if another may follow.
@@ -40,9 +51,26 @@ impl Proxy {
         &self,
         order: &Order<'_>,
         lease: &Lease,
+        body: Option<RequestBody<B>>,
+        story: &mut Story,
+    ) -> Result<Answer<B>, FailedAttempt<B>>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: fmt::Display,
+    {
+        match lease.live().plan.protocol {
+            Protocol::Http1 | Protocol::Https | Protocol::Auto => self.attempt_http1(order, lease, body, story).await,
+            Protocol::H2c | Protocol::H2 => Box::pin(self.attempt_http2(order, lease, body, story)).await,
+        }
+    }
+
+    async fn attempt_http1<B>(
+        &self,
+        order: &Order<'_>,
+        lease: &Lease,
         mut body: Option<RequestBody<B>>,
         story: &mut Story,
-    ) -> Result<(Head, ResponseBody<RequestBody<B>>), FailedAttempt<B>>
+    ) -> Result<Answer<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: fmt::Display,
@@ -52,8 +80,8 @@ impl Proxy {
         loop {
             let connection = match idle.take() {
                 Some(connection) => connection,
-                None => match connect_to(lease, story).await {
-                    Ok(connection) => connection,
+                None => match open(lease, story).await {
+                    Ok(stream) => Connection::new(stream, &lease.backend().connections),
                     Err(fault) => {
                         let error = UpstreamError { fault, sent: false, answered: false };
                         return Err(FailedAttempt { error, body });
@@ -61,8 +89,11 @@ impl Proxy {
                 },
             };
             let exchange = self.exchange(order, lease, connection, body, story);
-            let failed = match exchange.head(|_informational| {}).await {
-                Ok(answer) => return Ok(answer),
+            let failed = match exchange.head(|head| pass_on(order, story, head)).await {
+                Ok((head, body)) => {
+                    let Head { status, headers, upgrade, .. } = head;
+                    return Ok(Answer { status, headers, upgrade, body: Inner::Http1(body) });
+                }
                 Err(failed) => failed,
             };
             body = failed.body;
@@ -102,14 +133,7 @@ impl Proxy {
         B: Body<Data = Bytes> + Unpin,
         B::Error: fmt::Display,
     {
-        Outbound {
-            head: &story.head,
-            downstream: order.downstream,
-            request_id: &story.request_id,
-            framing: order.framing,
-            expect_continue: order.expect_continue,
-        }
-        .write(connection.head_buffer());
+        outbound(order, story).write(connection.head_buffer());
         let plan = &lease.live().plan.timeouts;
         let timeouts = ExchangeTimeouts {
             first_byte: plan.first_byte,
@@ -118,15 +142,133 @@ impl Proxy {
             total: order.total,
         };
         let method = story.head.method.clone();
-        Exchange::new(connection, method, body, order.framing, order.expect_continue, timeouts)
+        Exchange::new(connection, method, body, order.framing, order.asks, timeouts)
+    }
+
+    async fn attempt_http2<B>(
+        &self,
+        order: &Order<'_>,
+        lease: &Lease,
+        mut body: Option<RequestBody<B>>,
+        story: &mut Story,
+    ) -> Result<Answer<B>, FailedAttempt<B>>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: fmt::Display,
+    {
+        let backend = lease.backend();
+        loop {
+            let stream = self.http2.stream(backend.id.0, &backend.connections, open(lease, story)).await;
+            let mut permit = match stream {
+                Ok(permit) => permit,
+                Err(fault) => {
+                    let error = UpstreamError { fault, sent: false, answered: false };
+                    return Err(FailedAttempt { error, body });
+                }
+            };
+            let lent = Lent::new(body.take(), order.downstream.listener.body_idle_timeout);
+            let address = backend.address.to_string();
+            let scheme = if lease.live().plan.protocol == Protocol::H2c { "http" } else { "https" };
+            let error = match outbound(order, story).to_http2(lent.to_body(), scheme, &address) {
+                Ok(request) => {
+                    let head = permit.send(request);
+                    match wait_for_head(head, &lent, order, lease).await {
+                        Ok(response) => {
+                            let (mut head, incoming) = response.into_parts();
+                            super::headers::strip_hop_by_hop(&mut head.headers);
+                            let idle = lease.live().plan.timeouts.idle;
+                            let body = Inner::Http2(Http2Body::new(incoming, permit, idle, order.total));
+                            return Ok(Answer { status: head.status, headers: head.headers, upgrade: None, body });
+                        }
+                        Err(error) => error,
+                    }
+                }
+                Err(_) => UpstreamError {
+                    fault: Fault::ClientBody("the host cannot be sent over HTTP/2".into()),
+                    sent: false,
+                    answered: false,
+                },
+            };
+            body = lent.take_back();
+            let kept = body.as_ref().is_none_or(RequestBody::can_replay);
+            if !retry::is_stale(&error, permit.is_reused(), &story.head.method, kept) {
+                return Err(FailedAttempt { error, body });
+            }
+            lease.pool().stats.retried(RetryReason::Stale);
+            if let Some(body) = &mut body {
+                body.rewind();
+            }
+        }
+    }
+}
+
+fn outbound<'a>(order: &Order<'a>, story: &'a Story) -> Outbound<'a> {
+    Outbound {
+        head: &story.head,
+        downstream: order.downstream,
+        request_id: &story.request_id,
+        framing: order.framing,
+        asks: order.asks,
     }
 }
 
 /// A fresh connection to the leased backend.
-async fn connect_to(lease: &Lease, story: &mut Story) -> Result<Connection, Fault> {
+async fn open(lease: &Lease, story: &mut Story) -> Result<Stream, Fault> {
     let address = lease.backend().endpoint().ok_or(Fault::Unresolved)?;
     let started = clock::now();
     let stream = connect(address, lease.live().plan.timeouts.connect).await?;
     story.connect = Some(clock::now().saturating_duration_since(started));
-    Ok(Connection::new(stream, &lease.backend().connections))
+    Ok(stream)
+}
+
+/// An informational response goes to HTTP/1.1 clients at once; others never see it (documented).
+fn pass_on(order: &Order<'_>, story: &Story, head: &Head) {
+    if story.head.version != http::Version::HTTP_11 {
+        return;
+    }
+    let mut bytes = Vec::with_capacity(256);
+    bytes.extend_from_slice(format!("HTTP/1.1 {}\r\n", head.status).as_bytes());
+    for (name, value) in &head.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    order.downstream.interject(&bytes);
+}
+
+/// Waits for the head of an HTTP/2 response: `first_byte` counts from the last piece of the request that was taken.
+async fn wait_for_head<B, F, T>(head: F, lent: &Lent<B>, order: &Order<'_>, lease: &Lease) -> Result<T, UpstreamError>
+where
+    F: Future<Output = Result<T, UpstreamError>>,
+{
+    let deadline = Deadline::new();
+    let limit = lease.live().plan.timeouts.first_byte;
+    let mut seen = u64::MAX;
+    let mut head = std::pin::pin!(head);
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(answer) = head.as_mut().poll(cx) {
+            return std::task::Poll::Ready(answer);
+        }
+        if seen != lent.progress() {
+            seen = lent.progress();
+            let left = order.total.map(|total| total.saturating_duration_since(clock::now()));
+            let least = std::time::Duration::from_millis(1);
+            deadline.arm(match left {
+                Some(left) if limit.is_zero() => left.max(least),
+                Some(left) => left.min(limit).max(least),
+                None => limit,
+            });
+        }
+        if !deadline.poll_passed(cx) {
+            return std::task::Poll::Pending;
+        }
+        let fault = match order.total {
+            Some(total) if clock::now() >= total => Fault::TotalTimeout,
+            _ => Fault::FirstByteTimeout,
+        };
+        std::task::Poll::Ready(Err(UpstreamError { fault, sent: true, answered: false }))
+    })
+    .await
 }

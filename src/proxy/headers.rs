@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Version};
+use http::{Method, Request, Uri, Version};
 use rand::{Rng, RngExt};
 use smallvec::SmallVec;
 
 use super::Downstream;
 use crate::config::Cidr;
+use crate::upstream::http1::Asks;
 use crate::upstream::http1::request::{BodyFraming, is_hop_by_hop, write_end, write_field, write_headers, write_line};
 
 /// Our header for the request's identifier.
@@ -84,8 +85,8 @@ pub struct Outbound<'a> {
     pub request_id: &'a HeaderValue,
     /// How its body is framed.
     pub framing: BodyFraming,
-    /// `Expect: 100-continue` is passed on.
-    pub expect_continue: bool,
+    /// What it asks for beside a response.
+    pub asks: Asks,
 }
 
 impl Outbound<'_> {
@@ -97,19 +98,69 @@ impl Outbound<'_> {
         write_line(out, head.method.as_str(), target);
         write_field(out, "host", host(head));
         let dropped = named_by_connection(&head.headers);
-        write_headers(out, &head.headers, |name, _| self.passes(name) && !dropped.contains(name));
+        let crumbs = head.version == Version::HTTP_2;
+        write_headers(out, &head.headers, |name, _| {
+            self.passes(name) && !dropped.contains(name) && !(crumbs && *name == header::COOKIE)
+        });
+        if crumbs {
+            write_cookie_crumbs(out, &head.headers);
+        }
         self.write_forwarded(out);
         write_field(out, X_REQUEST_ID.as_str(), self.request_id.as_bytes());
-        let via: &[u8] = match head.version {
-            Version::HTTP_10 => b"1.0 evenkeel",
-            Version::HTTP_2 => b"2.0 evenkeel",
-            _ => b"1.1 evenkeel",
-        };
-        write_field(out, "via", via);
-        if self.expect_continue {
+        write_field(out, "via", via(head.version).as_bytes());
+        if self.asks.expect_continue {
             write_field(out, "expect", b"100-continue");
         }
+        if self.asks.upgrade {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
         write_end(out, self.framing);
+    }
+
+    /// The request for an HTTP/2 backend. `fallback`: the authority when the client named none.
+    ///
+    /// # Errors
+    /// The host is not one that HTTP/2 can carry.
+    pub fn to_http2<T>(&self, body: T, scheme: &str, fallback: &str) -> Result<Request<T>, http::Error> {
+        let head = self.head;
+        let authority = Some(host(head)).filter(|host| !host.is_empty()).unwrap_or(fallback.as_bytes());
+        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build()?;
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_2;
+        let dropped = named_by_connection(&head.headers);
+        let headers = request.headers_mut();
+        headers.reserve(head.headers.len() + 6);
+        for (name, value) in &head.headers {
+            let framing = *name == header::CONTENT_LENGTH || is_hop_by_hop(name);
+            if !framing && self.passes(name) && !dropped.contains(name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        // gRPC asks for its trailers this way, and HTTP/2 allows nothing else here.
+        let wants_trailers = |value: &HeaderValue| {
+            let mut tokens = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            tokens.any(|token| token.eq_ignore_ascii_case(b"trailers"))
+        };
+        if head.headers.get_all(header::TE).iter().any(wants_trailers) {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        let mut forwarded = Vec::new();
+        self.write_forwarded(&mut forwarded);
+        for line in forwarded.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end) {
+            if let Some(colon) = line.iter().position(|byte| *byte == b':') {
+                let name = HeaderName::from_bytes(&line[..colon])?;
+                headers.insert(name, HeaderValue::from_bytes(line[colon + 1..].trim_ascii())?);
+            }
+        }
+        headers.insert(X_REQUEST_ID.clone(), self.request_id.clone());
+        headers.append(header::VIA, HeaderValue::from_static(via(head.version)));
+        if let BodyFraming::Length(length) = self.framing {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Ok(request)
     }
 
     /// Whether a field of the client's passes; ours are written apart.
@@ -154,6 +205,26 @@ impl Outbound<'_> {
         if !has(FORWARDED_HOST) {
             write_field(out, FORWARDED_HOST, host(self.head));
         }
+    }
+}
+
+/// Our entry in `Via`, by the version the request came with.
+fn via(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0 evenkeel",
+        Version::HTTP_2 => "2.0 evenkeel",
+        _ => "1.1 evenkeel",
+    }
+}
+
+/// HTTP/2 may split cookies over several fields; HTTP/1.1 servers expect one (RFC 9113 section 8.2.3).
+fn write_cookie_crumbs(out: &mut Vec<u8>, headers: &HeaderMap) {
+    for (number, crumb) in headers.get_all(header::COOKIE).iter().enumerate() {
+        out.extend_from_slice(if number == 0 { b"cookie: " } else { b"; " });
+        out.extend_from_slice(crumb.as_bytes());
+    }
+    if headers.contains_key(header::COOKIE) {
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -229,7 +300,6 @@ mod tests {
 
     use super::*;
     use crate::config::ListenerPlan;
-    use http::Request;
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
@@ -243,7 +313,7 @@ mod tests {
     fn written(head: &Parts, downstream: &Downstream) -> Vec<String> {
         let id = HeaderValue::from_static("id");
         let outbound =
-            Outbound { head, downstream, request_id: &id, framing: BodyFraming::None, expect_continue: false };
+            Outbound { head, downstream, request_id: &id, framing: BodyFraming::None, asks: Asks::default() };
         let mut out = Vec::new();
         outbound.write(&mut out);
         String::from_utf8(out).unwrap().split("\r\n").map(str::to_owned).collect()

@@ -13,12 +13,14 @@ mod retry;
 mod route;
 mod service;
 mod story;
+mod upgrade;
 
 pub use body::{ProxyBody, RequestBody};
 pub use error::Refusal;
 pub use route::{Route, Routing};
+pub use upgrade::Tunnel;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -29,6 +31,7 @@ use rand::rngs::SmallRng;
 
 use crate::config::{AdminState, ListenerPlan};
 use crate::upstream::IdleConnections;
+use crate::upstream::http2::Http2Connections;
 use access_log::AccessLog;
 
 /// What all workers read and only the control plane replaces.
@@ -60,13 +63,20 @@ pub struct Proxy {
     pub shared: Arc<Shared>,
     /// This worker's idle upstream connections.
     pub idle: IdleConnections,
+    /// This worker's HTTP/2 connections to backends.
+    pub http2: Http2Connections,
     rng: RefCell<SmallRng>,
 }
 
 impl Proxy {
     /// A request path with chance of its own, seeded by `seed`.
     pub fn new(shared: Arc<Shared>, seed: u64) -> Self {
-        Self { shared, idle: IdleConnections::default(), rng: RefCell::new(SmallRng::seed_from_u64(seed)) }
+        Self {
+            shared,
+            idle: IdleConnections::default(),
+            http2: Http2Connections::default(),
+            rng: RefCell::new(SmallRng::seed_from_u64(seed)),
+        }
     }
 
     /// Closes idle upstream connections that are too old, dead, or lead to a backend that takes no more requests.
@@ -80,6 +90,8 @@ impl Proxy {
             .map(|(id, _)| id)
             .collect();
         self.idle.sweep(|id| wanted.contains(&id));
+        let limit = routing.pools.iter().map(|pool| pool.plan().timeouts.upstream_idle).max().unwrap_or_default();
+        self.http2.sweep(|id| wanted.contains(&id), limit);
     }
 }
 
@@ -100,6 +112,10 @@ pub struct Downstream {
     pub busy: Cell<u32>,
     /// Requests that have ended on it.
     pub ended: Cell<u64>,
+    /// A backend has agreed to another protocol: what the connection becomes once hyper has sent the 101.
+    pub tunnel: RefCell<Option<Tunnel>>,
+    /// Informational responses to write before anything else; HTTP/1.1 only.
+    interjection: RefCell<Vec<u8>>,
 }
 
 impl Downstream {
@@ -107,6 +123,33 @@ impl Downstream {
     pub fn new(peer: IpAddr, secure: bool, listener: Arc<ListenerPlan>) -> Self {
         let peer = peer.to_canonical();
         let trusted = listener.trusted_proxies.iter().any(|range| range.contains(peer));
-        Self { peer, peer_text: peer.to_string(), trusted, secure, listener, busy: Cell::new(0), ended: Cell::new(0) }
+        Self {
+            peer,
+            peer_text: peer.to_string(),
+            trusted,
+            secure,
+            listener,
+            busy: Cell::new(0),
+            ended: Cell::new(0),
+            tunnel: RefCell::new(None),
+            interjection: RefCell::default(),
+        }
+    }
+
+    /// Lets an informational response in before the final one: hyper's server cannot send it (it answers a service's
+    /// 103 with 500), so it is written through our IO.
+    pub fn interject(&self, head: &[u8]) {
+        self.interjection.borrow_mut().extend_from_slice(head);
+    }
+
+    /// Whether something is to be written before hyper's next bytes.
+    #[inline]
+    pub fn has_interjection(&self) -> bool {
+        !self.interjection.borrow().is_empty()
+    }
+
+    /// What is to be written; the writer removes what was sent.
+    pub fn interjection(&self) -> RefMut<'_, Vec<u8>> {
+        self.interjection.borrow_mut()
     }
 }

@@ -7,20 +7,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use smallvec::SmallVec;
 
-use super::body::{ProxyBody, RequestBody};
-use super::forward::Order;
+use super::body::{Inner, ProxyBody, RequestBody};
+use super::forward::{Answer, Order};
 use super::framing::{self, Framed};
 use super::story::Story;
-use super::{Downstream, Proxy, Refusal, headers, retry};
+use super::{Downstream, Proxy, Refusal, Tunnel, headers, retry, upgrade};
 use crate::backend::{BackendId, Ending};
 use crate::clock;
 use crate::pool::{Ask, Lease, Pool, Priority, RetryReason, Unavailable};
-use crate::upstream::http1::ResponseBody;
-use crate::upstream::http1::response::Head;
+use crate::upstream::http1::Asks;
 use crate::upstream::{Fault, UpstreamError};
 
 /// Longest `Retry-After` that is believed.
@@ -33,7 +32,7 @@ impl Proxy {
     /// Answers one request: checked, routed, sent to a backend (perhaps to several, one after the other), streamed back.
     pub async fn handle<B>(self: Rc<Self>, downstream: Rc<Downstream>, request: Request<B>) -> Response<ProxyBody<B>>
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: fmt::Display,
     {
         let now = clock::now();
@@ -67,7 +66,7 @@ impl Proxy {
         mut story: Story,
     ) -> Response<ProxyBody<B>>
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: fmt::Display,
     {
         let plan = pool.plan();
@@ -79,7 +78,10 @@ impl Proxy {
         let order = Order {
             downstream,
             framing: headers::body_framing(&story.head.method, framed.content_length, has_body),
-            expect_continue: framed.expect_continue && has_body,
+            asks: Asks {
+                expect_continue: framed.expect_continue && has_body,
+                upgrade: !has_body && upgrade::is_websocket(&story.head),
+            },
             total: (!plan.timeouts.total.is_zero()).then(|| story.arrived + plan.timeouts.total),
         };
         pool.budget.earn(story.arrived);
@@ -93,16 +95,16 @@ impl Proxy {
             story.attempt(&lease);
             tried.push(lease.backend().id);
             match self.attempt(&order, &lease, body.take(), &mut story).await {
-                Ok((head, response)) => {
-                    note_response(&mut lease, &head, &mut story);
-                    let again = retry::after_status(&plan.retry, head.status, &story.head.method, !has_body);
+                Ok(answer) => {
+                    note_response(&mut lease, &answer, &mut story);
+                    let again = retry::after_status(&plan.retry, answer.status, &story.head.method, !has_body);
                     match again.filter(|reason| may_retry(&lease, &story, *reason)) {
                         // The answer was read only as far as its head: its connection is closed with it.
                         Some(reason) => {
                             lease.completed();
                             story.retry = Some(reason);
                         }
-                        None => return respond(head, response, lease, story),
+                        None => return respond(answer, lease, story),
                     }
                 }
                 Err(failed) => {
@@ -175,23 +177,36 @@ where
 }
 
 /// The backend's answer, with lease and story on board.
-fn respond<B>(head: Head, body: ResponseBody<RequestBody<B>>, lease: Lease, mut story: Story) -> Response<ProxyBody<B>>
+fn respond<B>(answer: Answer<B>, lease: Lease, mut story: Story) -> Response<ProxyBody<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
 {
-    story.status = head.status.as_u16();
+    story.status = answer.status.as_u16();
     let mut response = Response::new(());
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
     headers::finish_response(response.headers_mut(), &story.request_id);
-    response.map(|()| ProxyBody::upstream(body, lease, story))
+    match (answer.status, answer.body) {
+        (StatusCode::SWITCHING_PROTOCOLS, Inner::Http1(body)) => {
+            let protocol = answer.upgrade.unwrap_or_else(|| HeaderValue::from_static("websocket"));
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(header::UPGRADE, protocol);
+            let downstream = Rc::clone(&story.downstream);
+            let tunnel = body.into_upgraded().map(|backend| Tunnel::new(backend, lease, story));
+            *downstream.tunnel.borrow_mut() = tunnel;
+            response.map(|()| ProxyBody::empty())
+        }
+        (_, body) => response.map(|()| ProxyBody::upstream(body, lease, story)),
+    }
 }
 
 /// Tells the lease what the head says.
-fn note_response(lease: &mut Lease, head: &Head, story: &mut Story) {
-    let streamed = head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| headers::is_event_stream(kind.as_bytes()));
-    lease.responded(head.status.as_u16(), streamed, retry_after(head.status, &head.headers), clock::now());
+fn note_response<B>(lease: &mut Lease, answer: &Answer<B>, story: &mut Story) {
+    let kind = answer.headers.get(header::CONTENT_TYPE);
+    let streamed = kind.is_some_and(|kind| headers::is_event_stream(kind.as_bytes()));
+    let pause = retry_after(answer.status, &answer.headers);
+    lease.responded(answer.status.as_u16(), streamed, pause, clock::now());
     story.first_byte = lease.first_byte_after();
 }
 

@@ -47,6 +47,21 @@ impl Fault {
         }
     }
 
+    /// The client's fault that this is, made anew: errors of I/O cannot be cloned, and a client's body has none.
+    pub(super) fn of_client(&self) -> Self {
+        match self {
+            Self::ClientBody(what) => Self::ClientBody(what.clone()),
+            Self::ClientBodyTimeout => Self::ClientBodyTimeout,
+            Self::ClientBodyTooLarge => Self::ClientBodyTooLarge,
+            Self::FirstByteTimeout => Self::FirstByteTimeout,
+            Self::IdleTimeout => Self::IdleTimeout,
+            Self::TotalTimeout => Self::TotalTimeout,
+            Self::Unresolved => Self::Unresolved,
+            Self::Protocol(what) => Self::Protocol(what),
+            Self::Connect(_) | Self::Closed | Self::Io(_) => Self::Closed,
+        }
+    }
+
     /// Whether a deadline passed while the backend was to speak.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::FirstByteTimeout | Self::IdleTimeout | Self::TotalTimeout)

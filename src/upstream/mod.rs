@@ -6,6 +6,7 @@
 mod connect;
 mod error;
 pub mod http1;
+pub mod http2;
 mod idle;
 mod stream;
 

@@ -1,4 +1,4 @@
-//! The bytes of an upstream connection, plain or (later) over TLS, as one type without a box on the plain path.
+//! The bytes of a connection, plain or over TLS, as one type without a box on the plain path. Both sides use it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::TlsStream;
 
-/// A connection to a backend.
+/// A connection, to a backend or from a client.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.

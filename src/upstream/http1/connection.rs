@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio_util::io::poll_read_buf;
 
 use crate::upstream::Stream;
@@ -29,6 +29,16 @@ pub struct Connection {
     _counted: Counted,
 }
 
+/// A connection after a 101: no longer HTTP.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The connection.
+    pub stream: Stream,
+    /// What the backend sent behind its 101.
+    pub early: Bytes,
+    _counted: Counted,
+}
+
 /// One open connection in its backend's count, until dropped.
 #[derive(Debug)]
 struct Counted(Arc<AtomicU64>);
@@ -45,6 +55,11 @@ impl Connection {
         open.fetch_add(1, Relaxed);
         let _counted = Counted(Arc::clone(open));
         Self { stream, read: BytesMut::new(), write: Vec::with_capacity(1024), reused: false, _counted }
+    }
+
+    /// The stream and what was already read of it.
+    pub(super) fn into_upgraded(self) -> Upgraded {
+        Upgraded { stream: self.stream, early: self.read.freeze(), _counted: self._counted }
     }
 
     /// Whether it has carried a request before.

@@ -16,7 +16,7 @@ use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::chunked::{ChunkDecoder, Step};
-use super::connection::{Connection, FIRST_READ};
+use super::connection::{Connection, FIRST_READ, Upgraded};
 use super::request::{BodyFraming, write_chunk_size, write_field};
 use super::response::{self, Framing, Head};
 use crate::clock::{self, Deadline};
@@ -47,6 +47,15 @@ pub struct ExchangeTimeouts {
     pub total: Option<Instant>,
 }
 
+/// What a request asks for beside a response.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asks {
+    /// `Expect: 100-continue`: the client's body is asked for only when the backend says so, or after a second.
+    pub expect_continue: bool,
+    /// Another protocol: a 101 may be the answer.
+    pub upgrade: bool,
+}
+
 /// What the exchange waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
@@ -75,6 +84,8 @@ pub struct Exchange<B> {
     failed: Option<Fault>,
     /// A body that waits for the backend's 100.
     holding: bool,
+    /// The request asks for another protocol, so a 101 may come.
+    upgrade: bool,
     sent_any: bool,
     wait: Wait,
     deadline: Deadline,
@@ -106,20 +117,20 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Fault>,
 {
-    /// A request whose head stands in the connection's head buffer. `expect_continue`: the client waits for a 100, so
-    /// its body is asked for only when the backend says so (or after a second).
+    /// A request whose head stands in the connection's head buffer.
     pub fn new(
         connection: Connection,
         method: Method,
         body: Option<B>,
         framing: BodyFraming,
-        expect_continue: bool,
+        asks: Asks,
         timeouts: ExchangeTimeouts,
     ) -> Self {
         let length_left = if let BodyFraming::Length(length) = framing { length } else { 0 };
         Self {
             connection,
-            holding: expect_continue && body.is_some(),
+            holding: asks.expect_continue && body.is_some(),
+            upgrade: asks.upgrade,
             body,
             spent: None,
             framing,
@@ -144,7 +155,10 @@ where
     pub async fn head(mut self, mut informational: impl FnMut(&Head)) -> Result<(Head, ResponseBody<B>), Failed<B>> {
         match poll_fn(|cx| self.poll_head(cx, &mut informational)).await {
             Ok(head) => {
-                let body = ResponseBody::new(self, head.framing, head.keep_alive);
+                let body = match head.status {
+                    StatusCode::SWITCHING_PROTOCOLS => ResponseBody::upgraded(self),
+                    _ => ResponseBody::new(self, head.framing, head.keep_alive),
+                };
                 Ok((head, body))
             }
             Err(fault) => {
@@ -164,7 +178,8 @@ where
             let sending = self.poll_send(cx)?;
             match self.poll_receive_head(cx) {
                 Poll::Ready(Ok(head)) => {
-                    if !head.status.is_informational() {
+                    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade;
+                    if !head.status.is_informational() || upgraded {
                         self.deadline.disarm();
                         return Poll::Ready(Ok(head));
                     }
@@ -466,6 +481,16 @@ where
             body.finish();
         }
         body
+    }
+
+    /// The backend has agreed to another protocol: there is no body, and the connection is the tunnel's.
+    fn upgraded(exchange: Exchange<B>) -> Self {
+        Self { exchange: Some(exchange), decoder: Decoder::Done, keep_alive: false, spare: None }
+    }
+
+    /// The connection after a 101.
+    pub fn into_upgraded(self) -> Option<Upgraded> {
+        self.exchange.map(|exchange| exchange.connection.into_upgraded())
     }
 
     /// Whether nothing more will come.

@@ -10,5 +10,5 @@ mod exchange;
 pub mod request;
 pub mod response;
 
-pub use connection::Connection;
-pub use exchange::{Exchange, ExchangeTimeouts, Failed, ResponseBody};
+pub use connection::{Connection, Upgraded};
+pub use exchange::{Asks, Exchange, ExchangeTimeouts, Failed, ResponseBody};

@@ -1,0 +1,114 @@
+//! An HTTP/2 connection from a client: hyper's server with the contract's windows and the limits that keep floods
+//! bounded (Rapid Reset, MadeYouReset, header lists), drained by GOAWAY.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+
+use super::connection::{Entry, Phase};
+use super::io::{Activity, Io};
+use crate::config::ListenerPlan;
+use crate::proxy::{Downstream, Proxy};
+use crate::upstream::Stream;
+use crate::upstream::http2::LocalExecutor;
+
+/// Bytes of response body queued per stream (reliability.md §1).
+const SEND_BUFFER: usize = 64 * 1024;
+/// Largest frame received (reliability.md §1).
+const FRAME: u32 = 16 * 1024;
+/// Streams reset by the client before they were accepted (Rapid Reset; reliability.md §1).
+const MOST_PENDING_RESETS: usize = 20;
+/// Streams that we reset because of the client's errors (MadeYouReset; reliability.md §1).
+const MOST_LOCAL_RESETS: usize = 128;
+/// How long a ping may stay unanswered (reliability.md §1).
+const PING_PATIENCE: Duration = Duration::from_secs(10);
+
+fn builder(listener: &ListenerPlan) -> http2::Builder<LocalExecutor> {
+    let plan = &listener.http2;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(plan.max_streams)
+        .initial_stream_window_size(plan.stream_window)
+        .initial_connection_window_size(plan.connection_window)
+        .max_frame_size(FRAME)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(listener.max_header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
+        .max_local_error_reset_streams(MOST_LOCAL_RESETS);
+    if !plan.ping.is_zero() {
+        builder.keep_alive_interval(plan.ping).keep_alive_timeout(PING_PATIENCE);
+    }
+    builder
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    stream: Stream,
+    prefix: Bytes,
+    downstream: &Rc<Downstream>,
+    proxy: &Rc<Proxy>,
+    entry: &Entry,
+) {
+    let activity = Rc::new(Activity::default());
+    let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream));
+    let service = service_fn(|request| {
+        let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
+        async move { Ok::<_, Infallible>(proxy.handle(downstream, request).await) }
+    });
+    let mut connection = pin!(builder(&downstream.listener).serve_connection(io, service));
+    let mut closing = false;
+    let mut armed = None;
+    std::future::poll_fn(|cx| {
+        loop {
+            if entry.draining.get() && !closing {
+                closing = true;
+                armed = None;
+                connection.as_mut().graceful_shutdown();
+            }
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let phase = phase(&activity, downstream);
+            let present = (phase, downstream.ended.get());
+            if armed != Some(present) {
+                armed = Some(present);
+                entry.deadline.arm(match phase {
+                    Phase::Idle | Phase::Head => downstream.listener.idle_timeout,
+                    Phase::Blocked => downstream.listener.write_idle_timeout,
+                    Phase::Busy => Duration::ZERO,
+                });
+            }
+            if !entry.deadline.poll_passed(cx) {
+                return Poll::Pending;
+            }
+            if phase != Phase::Idle || closing {
+                return Poll::Ready(());
+            }
+            // An idle client is told to go before it is cut off.
+            closing = true;
+            connection.as_mut().graceful_shutdown();
+            entry.deadline.arm(PING_PATIENCE);
+            armed = Some(present);
+        }
+    })
+    .await;
+}
+
+fn phase(activity: &Activity, downstream: &Downstream) -> Phase {
+    if activity.is_blocked() {
+        Phase::Blocked
+    } else if downstream.busy.get() > 0 {
+        Phase::Busy
+    } else {
+        Phase::Idle
+    }
+}
