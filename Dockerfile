@@ -16,6 +16,7 @@ RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked \
     && rm -r src
+COPY conf conf
 COPY src src
 # cargo goes by modification times, and those of the copied files are older than the empty crate's.
 RUN touch src/lib.rs src/main.rs \

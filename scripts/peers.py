@@ -24,6 +24,7 @@ http {{
     keepalive_timeout 300s; keepalive_requests 1000000000; tcp_nodelay on;
     open_file_cache max=100; open_file_cache_valid 1h;
     types {{ }} default_type application/json;
+    etag off; max_ranges 0; add_header Last-Modified "";  # five headers, about as many as a model server sends
     server {{ {listen} root {dir}/files; location = /health {{ return 200 "ok"; }} }}
 }}
 """
