@@ -66,12 +66,12 @@ pub(super) fn schedule(profiles: &[MockProfile]) -> Vec<Turn> {
     let turn =
         |seconds, instance, order, now, event| Turn { at: Duration::from_secs(seconds), instance, order, now, event };
     vec![
-        turn(10, 0, json!({"speed": speed / 5.0}), "5x slower", "turns five times slower"),
-        turn(20, 0, json!({"speed": speed}), "", "is as fast as before"),
-        turn(30, 3, json!({"error_rate": 1.0}), "answers 500", "answers 500, and fast"),
+        turn(10, 0, Some(json!({"speed": speed / 5.0})), "5x slower", "turns five times slower"),
+        turn(20, 0, Some(json!({"speed": speed})), "", "is as fast as before"),
+        turn(30, 3, Some(json!({"error_rate": 1.0})), "answers 500", "answers 500, and fast"),
         // Whoever refuses connections takes no orders either, so this one ends by itself.
-        turn(35, 3, json!({"error_rate": 0.0, "refuse_s": 5.0}), "refuses", "refuses connections"),
-        turn(40, 3, Value::Null, "", "is well again"),
+        turn(35, 3, Some(json!({"error_rate": 0.0, "refuse_s": 5.0})), "refuses", "refuses connections"),
+        turn(40, 3, None, "", "is well again"),
     ]
 }
 
