@@ -33,9 +33,10 @@ const MISSING: &[Missing] = &[
     Missing { key: "listeners[].tls.client_ca", on: On::Written, feature: "client_ca" },
     Missing { key: "listeners[].limits", on: On::Written, feature: "limits" },
     Missing { key: "listeners[].proxy_protocol", on: On::True, feature: "proxy_protocol" },
-    Missing { key: "pools.NAME.protocol", on: On::Words(&["https", "h2", "auto"]), feature: "this protocol" },
-    Missing { key: "pools.NAME.strategy", on: On::Words(&["rl"]), feature: "the strategy rl" },
+    Missing { key: "routes[].model", on: On::Written, feature: "routing by model" },
+    Missing { key: "pools.NAME.protocol", on: On::Words(&["h2c", "https", "h2", "auto"]), feature: "this protocol" },
     Missing { key: "pools.NAME.shadow", on: On::NotEmpty, feature: "shadow" },
+    Missing { key: "pools.NAME.backends[].expand", on: On::True, feature: "expand" },
     Missing { key: "pools.NAME.sticky", on: On::Written, feature: "sticky" },
     Missing { key: "pools.NAME.resources", on: On::Written, feature: "resources" },
     Missing { key: "pools.NAME.rl.guardrail", on: On::Written, feature: "rl.guardrail" },
@@ -104,15 +105,49 @@ impl On {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reference::SECTIONS;
+    use super::super::error::ConfigError;
+    use super::super::reference::{Kind, SECTIONS};
+    use super::super::source::Source;
     use super::*;
 
+    /// The key with a value that switches it on, and one that does not (empty: leaving it out).
+    fn on_and_off(missing: &Missing) -> (String, &'static str) {
+        let (section, key) = missing.key.rsplit_once('.').unwrap();
+        let known = SECTIONS.iter().find(|known| known.path == section).and_then(|known| known.key(key));
+        let known = known.unwrap_or_else(|| panic!("{} is no key", missing.key));
+        match (&missing.on, known.kind) {
+            (On::Written, _) => (known.written.text().to_owned(), ""),
+            (On::True, _) => ("true".to_owned(), "false"),
+            (On::NotEmpty, Kind::List(_)) => ("[\"x\"]".to_owned(), "[]"),
+            (On::NotEmpty, _) => ("\"x\"".to_owned(), "\"\""),
+            (On::Words(words), _) => (format!("\"{}\"", words[0]), known.written.text()),
+        }
+    }
+
+    /// The findings of a document in which the key alone is written, as `value`.
+    fn findings(key: &str, value: &str) -> Vec<ConfigError> {
+        let nested = key.rsplit('.').fold(value.to_owned(), |inner, segment| match segment.strip_suffix("[]") {
+            Some(list) => format!("{{ {list} = [{inner}] }}"),
+            None => format!("{{ {} = {inner} }}", segment.replace("NAME", "ai")),
+        });
+        let text = nested[1..nested.len() - 1].trim().to_owned();
+        let document = DeTable::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}")).into_inner();
+        let source = Source::new("f", &text);
+        let walk = Walk::new(&source, false, Default::default());
+        check(&walk, &document);
+        walk.finish().0
+    }
+
     #[test]
-    fn every_missing_key_is_a_key_of_the_reference() {
+    fn a_missing_feature_is_refused_when_it_is_on_and_only_then() {
         for missing in MISSING {
-            let (section, key) = missing.key.rsplit_once('.').unwrap();
-            let known = SECTIONS.iter().any(|known| known.path == section && known.key(key).is_some());
-            assert!(known, "{} is no key", missing.key);
+            let (on, off) = on_and_off(missing);
+            let refused = findings(missing.key, &on);
+            let [refused] = refused.as_slice() else { panic!("{}: {refused:?}", missing.key) };
+            assert!(refused.message.ends_with(" is not available in this version"), "{refused}");
+            let path = missing.key.replace("[]", "[0]").replace("NAME", "ai");
+            assert!(path.starts_with(&refused.key), "{path}: {refused}");
+            assert!(off.is_empty() || findings(missing.key, off).is_empty(), "{}", missing.key);
         }
     }
 

@@ -442,6 +442,16 @@ pub enum Protocol {
     Auto,
 }
 
+impl Protocol {
+    /// Whether backends are spoken to without TLS.
+    pub fn is_plain(self) -> bool {
+        match self {
+            Self::Http1 | Self::H2c => true,
+            Self::Https | Self::H2 | Self::Auto => false,
+        }
+    }
+}
+
 /// What to do when no backend is healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenUnhealthy {

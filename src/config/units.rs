@@ -96,7 +96,12 @@ fn time_unit(unit: &str) -> Option<u128> {
 
 fn unknown_time_unit(text: &str, number: &str, unit: &str) -> Result<Duration, UnitError> {
     let meant = match unit.trim().to_ascii_lowercase().as_str() {
-        "" => return error(format!("`{text}` has no unit"), format!("write \"{number}s\" for {number} seconds")),
+        "" => {
+            return error(
+                format!("`{text}` has no unit"),
+                format!("\"{number}s\" for seconds, \"{number}ms\" for milliseconds"),
+            );
+        }
         "sec" | "secs" | "second" | "seconds" | "s" => "s",
         "min" | "mins" | "minute" | "minutes" | "m" => "m",
         "hr" | "hrs" | "hour" | "hours" | "h" => "h",
@@ -206,7 +211,7 @@ mod tests {
     fn durations_that_are_not() {
         for (text, message, hint) in [
             ("", "a duration is expected, not an empty text", "a number with ms, s, m or h"),
-            ("2", "`2` has no unit", "write \"2s\" for 2 seconds"),
+            ("2", "`2` has no unit", "\"2s\" for seconds, \"2ms\" for milliseconds"),
             ("-2s", "`-2s` is negative", "durations are 0 or more"),
             ("s", "`s` is not a duration", "a number with"),
             ("2 s", "` s` is not a unit of time", "did you mean \"2s\"?"),

@@ -153,7 +153,9 @@ impl<'w> Table<'w> {
         let there = self.has(key);
         if !there && !self.walk.damaged {
             let hint = match self.section.key(key) {
-                Some(Key { kind: Kind::Map(_) | Kind::Tables, .. }) | None => String::new(),
+                Some(Key { kind: Kind::Map(_), .. }) => format!("a table for each: `[{}.NAME]`", self.at(key)),
+                Some(Key { kind: Kind::Tables, .. }) => format!("a table for each: `[[{}]]`", self.at(key)),
+                None => String::new(),
                 Some(known) => format!("such as `{key} = {}`", known.written.text()),
             };
             self.walk.error_at(&self.span, &self.at(key), ("is missing", hint));
@@ -172,8 +174,8 @@ impl<'w> Table<'w> {
     /// A whole number within the reference's range.
     pub(super) fn integer<T: TryFrom<u64>>(&self, key: &str, default: T) -> T {
         let read = self.read(key, |value, known| {
-            let number = whole(value)?;
             let Kind::Integer(least, most) = known.kind else { return Err("has no range".into()) };
+            let number = whole(value).map_err(|what| Finding { hint: format!("{least} to {most}"), ..what })?;
             let fits = u64::try_from(number).ok().filter(|number| (least..=most).contains(number));
             fits.and_then(|number| T::try_from(number).ok()).ok_or_else(|| out_of_range(number, least, most))
         });
@@ -189,11 +191,10 @@ impl<'w> Table<'w> {
                 other => return Err(mismatch("a number", other, "")),
             };
             let Kind::Number(least, most) = known.kind else { return Err("has no range".into()) };
-            if number.is_nan() {
-                return Err(("is not a number", format!("{least} to {most}")).into());
-            }
+            // NaN lies in no range.
             if !(least..=most).contains(&number) {
-                return Err(out_of_range(number, least, most));
+                let shown = number.to_string().to_lowercase();
+                return Err(out_of_range(shown, least, most));
             }
             Ok(number)
         });
@@ -368,7 +369,7 @@ pub(super) fn to_duration(value: &DeValue<'_>) -> Result<Duration, Finding> {
     match value {
         DeValue::String(text) => Ok(units::parse_duration(text)?),
         DeValue::Integer(number) => {
-            let hint = format!("write \"{}s\" for {} seconds", number.as_str(), number.as_str());
+            let hint = format!("\"{}s\" for seconds, \"{}ms\" for milliseconds", number.as_str(), number.as_str());
             Err(mismatch("a duration", value, &hint))
         }
         other => Err(mismatch("a duration", other, "durations are texts: \"250ms\", \"2s\", \"5m\"")),
@@ -424,15 +425,23 @@ pub(super) fn join(path: &str, key: &str) -> String {
 fn unknown_key(name: &str, section: &Section) -> Finding {
     let hint = if let Some(near) = nearest(name, section.keys.iter().map(|key| key.name)) {
         format!("did you mean `{near}`?")
-    } else if let Some(home) = SECTIONS.iter().find(|home| home.key(name).is_some()) {
+    } else if let Some(home) = home_of(name, section) {
         match home.path {
             "" => format!("`{name}` is a table of its own, at the top: `[{name}]`"),
-            path => format!("`{name}` is a key of [{path}]"),
+            _ => format!("`{name}` is a key of {}", home.header()),
         }
     } else {
         format!("known here: {}", list(section.keys.iter().map(|key| key.name)))
     };
     (format!("unknown key `{}`", name.escape_debug()), hint).into()
+}
+
+/// The section that has this key: one inside `section` rather than one elsewhere. Keys like `name` are everywhere, so
+/// elsewhere counts only when it is a single place.
+fn home_of(name: &str, section: &Section) -> Option<&'static Section> {
+    let homes = || SECTIONS.into_iter().filter(|home| home.key(name).is_some());
+    let inside = homes().find(|home| home.path.strip_prefix(section.path).is_some_and(|rest| rest.starts_with('.')));
+    inside.or_else(|| homes().next().filter(|_| homes().count() == 1))
 }
 
 pub(super) fn unknown_word(word: &str, words: &[&str]) -> Finding {

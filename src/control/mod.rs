@@ -7,7 +7,6 @@
 mod board;
 mod diff;
 mod drain;
-mod effective;
 mod limits;
 mod names;
 mod reload;
@@ -21,13 +20,10 @@ pub use drain::Summary;
 pub use limits::connection_limit;
 pub use runtime::{Control, Parts};
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-
 use tokio::sync::oneshot;
 
 use crate::admin::{Refused, ReloadDone};
-use crate::config::{Address, AdminPlan};
+use crate::config::AdminPlan;
 
 /// All that changes a running balancer.
 #[derive(Debug)]
@@ -38,8 +34,6 @@ pub enum Order {
     Shutdown,
     /// End at once.
     Abort,
-    /// Host names were looked up.
-    Resolved(HashMap<Address, Vec<SocketAddr>>),
 }
 
 /// The admin token that `plan` names.

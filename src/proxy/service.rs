@@ -14,8 +14,6 @@ use smallvec::SmallVec;
 use super::body::{Inner, ProxyBody, RequestBody};
 use super::forward::{Answer, Order};
 use super::framing::{self, Framed};
-use super::peek::{self, Peek};
-use super::route::{Found, Model};
 use super::story::Story;
 use super::{Downstream, Proxy, Refusal, Tunnel, headers, retry, upgrade};
 use crate::backend::{BackendId, Ending};
@@ -46,46 +44,16 @@ impl Proxy {
             Ok(framed) => framed,
             Err(refusal) => return refuse(refusal, story),
         };
-        let has_body = !body.is_end_stream();
-        let mut body =
-            has_body.then(|| RequestBody::new(body, Rc::clone(&story.bytes_in), downstream.listener.max_body));
-        match self.route(&story, &mut body).await {
-            Ok(pool) => self.forward(pool, &downstream, framed, body, story).await,
-            Err(refusal) => refuse(refusal, story),
+        match self.route(&story) {
+            Some(pool) => self.forward(pool, &downstream, framed, body, story).await,
+            None => refuse(Refusal::NoRoute, story),
         }
     }
 
-    /// The pool of a request. Its body is looked into only when a route asks for the model.
-    async fn route<B>(&self, story: &Story, body: &mut Option<RequestBody<B>>) -> Result<Arc<Pool>, Refusal>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: fmt::Display,
-    {
+    fn route(&self, story: &Story) -> Option<Arc<Pool>> {
+        let routing = self.shared.routing.load();
         let path = story.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::path);
-        let find = |model: Model<'_>| {
-            let routing = self.shared.routing.load();
-            match routing.find(headers::host(&story.head), path, &story.head.headers, model) {
-                Found::Pool(pool) => Ok(Arc::clone(pool)),
-                Found::NeedsModel(most) => Err(Some(most)),
-                Found::Nothing => Err(None),
-            }
-        };
-        let most = match find(Model::Unknown) {
-            Ok(pool) => return Ok(pool),
-            Err(None) => return Err(Refusal::NoRoute),
-            Err(Some(most)) => most,
-        };
-        let look = |seen: &[u8]| match peek::model(seen) {
-            Peek::Found(model) => Some(Some(model)),
-            Peek::Absent => Some(None),
-            Peek::NeedMore => None,
-        };
-        let patience = story.downstream.listener.body_idle_timeout;
-        let model = match body {
-            Some(body) => body.peek(most, patience, look).await.map_err(|fault| Refusal::of_fault(&fault))?,
-            None => None,
-        };
-        find(Model::Known(model.flatten().as_deref())).map_err(|_| Refusal::NoRoute)
+        routing.find(headers::host(&story.head), path, &story.head.headers).cloned()
     }
 
     /// Attempts, until one is answered or none may follow.
@@ -94,7 +62,7 @@ impl Proxy {
         pool: Arc<Pool>,
         downstream: &Downstream,
         framed: Framed,
-        mut body: Option<RequestBody<B>>,
+        body: B,
         mut story: Story,
     ) -> Response<ProxyBody<B>>
     where
@@ -102,12 +70,11 @@ impl Proxy {
         B::Error: fmt::Display,
     {
         let plan = pool.plan();
-        let has_body = body.is_some();
+        let has_body = !body.is_end_stream();
         let may_repeat = retry::is_idempotent(&story.head.method) || plan.retry.non_idempotent;
         let most_kept = if may_repeat && plan.retry.attempts > 1 { plan.retry.max_replay } else { 0 };
-        if let Some(body) = &mut body {
-            body.keep(most_kept);
-        }
+        let mut body = has_body
+            .then(|| RequestBody::new(body, Rc::clone(&story.bytes_in), downstream.listener.max_body, most_kept));
         let order = Order {
             downstream,
             framing: headers::body_framing(&story.head.method, framed.content_length, has_body),

@@ -75,7 +75,7 @@ fn concurrency(walk: &Walk<'_>, path: &str, plan: &Plan, pool: &PoolPlan) {
     if walk.written(&queue) && pool.queue.size == 0 && walk.written(&format!("{queue}.timeout")) {
         walk.warn(
             &[&format!("{queue}.timeout"), &format!("{queue}.size")],
-            ("cannot act: size 0 turns the queue off", ""),
+            ("cannot act: size 0 turns the queue off", "leave it out, or raise `size`"),
         );
     }
     // One HTTP/2 connection carries max_streams requests, one of HTTP/1.1 a single one.
@@ -141,14 +141,15 @@ fn timeouts(walk: &Walk<'_>, path: &str, pool: &PoolPlan) {
     let total = (at("total"), times.total);
     let total = (total.0.as_str(), total.1);
     let hint = "raise `total`, or lower this one";
-    too_long(walk, (&at("connect"), times.connect), total, hint);
-    too_long(walk, (&at("first_byte"), times.first_byte), total, hint);
-    // The default of idle is long on purpose; only a written one can be a slip.
-    if walk.written(&at("idle")) {
-        too_long(walk, (&at("idle"), times.idle), total, hint);
-    }
-    if walk.written(&format!("{path}.queue.timeout")) {
-        too_long(walk, (&format!("{path}.queue.timeout"), pool.queue.timeout), total, hint);
+    let waits = [
+        (at("connect"), times.connect),
+        (at("first_byte"), times.first_byte),
+        (at("idle"), times.idle),
+        (format!("{path}.queue.timeout"), pool.queue.timeout),
+    ];
+    // The defaults are long on purpose; only what was written can be a slip.
+    for (key, wait) in waits.iter().filter(|(key, _)| walk.written(key)) {
+        too_long(walk, (key, *wait), total, hint);
     }
 }
 
@@ -165,7 +166,8 @@ fn retries(walk: &Walk<'_>, path: &str, pool: &PoolPlan) {
     }
     let backends = pool.backends.len();
     if retry.attempts as usize > backends.max(2) && pool.backends.iter().all(|backend| !backend.expand) {
-        let what = format!("{} tries go to {backends} backends: some get the same request again", retry.attempts);
+        let number = if backends == 1 { "one backend".to_owned() } else { format!("{backends} backends") };
+        let what = format!("{} tries, but {number}: the same one gets a request again", retry.attempts);
         walk.warn(&[&at("attempts")], (what, "as many tries as there are backends at most"));
     }
 }

@@ -107,8 +107,8 @@ pub(super) fn examine(source: &Source, base: &Path) -> (Plan, Vec<ConfigError>, 
     let walk = Walk::new(source, !syntax.is_empty(), base.to_owned());
     let root = Table::enter(&walk, String::new(), &keys::ROOT, 0..0, &document);
     let plan = read_plan(&root);
-    features::check(&walk, &document);
     lint::check(&walk, &plan);
+    features::check(&walk, &document);
     let (found, places) = walk.finish();
     (plan, arrange(source, found, &syntax), places)
 }
@@ -149,6 +149,9 @@ fn syntax_error(source: &Source, error: &SyntaxError) -> ConfigError {
     };
     let number = source.line_of(span.start.min(source.text().len()));
     let own = source.line(number);
+    let nothing =
+        own.split_once('=').is_some_and(|(_, value)| value.split('#').next().unwrap_or_default().trim().is_empty());
+    let (message, hint) = if nothing { ("the value is missing", String::new()) } else { (message, hint) };
     let bare = |text: &str| text.trim().trim_start_matches('[').split(']').next().unwrap_or_default().trim().to_owned();
     let key = if own.trim_start().starts_with('[') {
         bare(own)

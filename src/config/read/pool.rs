@@ -39,6 +39,7 @@ fn read_pool(name: &str, table: &Table<'_>) -> PoolPlan {
     let default = PoolPlan::new(name, kind, Vec::new());
     let engine = table.choice("engine", default.engine, engine);
     let protocol = table.choice("protocol", default.protocol, protocol);
+    let certainly_plain = protocol.is_plain() && !table.walk.at_fault(&table.at("protocol"));
     let resources = sessions::read_resources(table);
     let mut strategy = rl::read_strategy(kind, name, table);
     // One key for both: the strategy knows nothing of where samples come from.
@@ -58,7 +59,7 @@ fn read_pool(name: &str, table: &Table<'_>) -> PoolPlan {
         priority_header: table
             .parsed("priority_header", |text| if text.is_empty() { Ok(String::new()) } else { header_name(text) })
             .unwrap_or(default.priority_header),
-        backends: read_backends(table, protocol),
+        backends: read_backends(table, certainly_plain),
         health: parts::read_health(table, engine),
         outlier: parts::read_outlier(table),
         slow_start: parts::read_slow_start(table),
@@ -110,7 +111,7 @@ fn read_shadow(table: &Table<'_>) -> Vec<StrategyKind> {
     shadow
 }
 
-fn read_backends(pool: &Table<'_>, protocol: Protocol) -> Vec<BackendPlan> {
+fn read_backends(pool: &Table<'_>, plain: bool) -> Vec<BackendPlan> {
     let written = pool.require("backends");
     let tables = pool.tables("backends", &keys::BACKEND);
     if written && tables.is_empty() && !pool.walk.at_fault(&pool.at("backends")) {
@@ -119,7 +120,7 @@ fn read_backends(pool: &Table<'_>, protocol: Protocol) -> Vec<BackendPlan> {
     let mut first_of: HashMap<String, String> = HashMap::new();
     let mut backends = Vec::with_capacity(tables.len());
     for table in &tables {
-        let backend = read_backend(table, protocol);
+        let backend = read_backend(table, plain);
         if !backend.name.is_empty()
             && let Some(first) = first_of.get(&backend.name)
         {
@@ -133,7 +134,7 @@ fn read_backends(pool: &Table<'_>, protocol: Protocol) -> Vec<BackendPlan> {
     backends
 }
 
-fn read_backend(table: &Table<'_>, protocol: Protocol) -> BackendPlan {
+fn read_backend(table: &Table<'_>, plain: bool) -> BackendPlan {
     table.require("name");
     table.require("address");
     let nowhere = Address::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -154,22 +155,17 @@ fn read_backend(table: &Table<'_>, protocol: Protocol) -> BackendPlan {
             _ => None,
         }),
         expand: table.flag("expand", default.expand),
-        tls: read_backend_tls(table, protocol),
+        tls: read_backend_tls(table, plain),
         name: default.name,
         address: default.address,
     }
 }
 
-fn read_backend_tls(backend: &Table<'_>, protocol: Protocol) -> Option<BackendTlsPlan> {
+fn read_backend_tls(backend: &Table<'_>, plain: bool) -> Option<BackendTlsPlan> {
     let table = backend.table("tls", &keys::BACKEND_TLS)?;
-    let plain = match protocol {
-        Protocol::Http1 => Some("http1"),
-        Protocol::H2c => Some("h2c"),
-        Protocol::Https | Protocol::H2 | Protocol::Auto => None,
-    };
-    if let Some(plain) = plain {
+    if plain {
         let hint = "set the pool's `protocol` to \"https\", \"h2\" or \"auto\", or leave `tls` out";
-        backend.wrong("tls", (format!("the pool's protocol {plain} has no TLS"), hint));
+        backend.wrong("tls", ("the pool's protocol is plain", hint));
     }
     let default = BackendTlsPlan::default();
     let client = table.has("client_cert") || table.has("client_key");

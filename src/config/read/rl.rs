@@ -65,10 +65,10 @@ fn read_rl(pool_name: &str, pool: &Table<'_>) -> RlPlan {
     let default = match (preset, agent) {
         (Some(preset), RlAgent::Tabular) => RlPlan::preset(preset),
         (Some(_), RlAgent::Adaptive) => {
-            table.wrong(
-                "preset",
-                ("presets are the tabular agent's", "add `agent = \"tabular\"`, or leave the preset out"),
-            );
+            if !table.walk.at_fault(&table.at("agent")) {
+                let hint = "add `agent = \"tabular\"`, or leave the preset out";
+                table.wrong("preset", ("presets are the tabular agent's", hint));
+            }
             RlPlan::default()
         }
         (None, agent) => RlPlan::for_agent(agent),

@@ -4,7 +4,7 @@ use super::http_names::{header_name, header_value, host_match, url_path};
 use crate::config::plan::{PoolPlan, RoutePlan};
 use crate::config::reference as keys;
 use crate::config::source::Finding;
-use crate::config::walk::{Table, nearest};
+use crate::config::walk::{Table, join, nearest};
 
 pub(super) fn read_routes(root: &Table<'_>, pools: &[PoolPlan]) -> Vec<RoutePlan> {
     let tables = root.tables("routes", &keys::ROUTE);
@@ -14,7 +14,10 @@ pub(super) fn read_routes(root: &Table<'_>, pools: &[PoolPlan]) -> Vec<RoutePlan
             format!("add a `[[routes]]` table with `pool = \"{}\"` and its conditions", names.first().unwrap_or(&""));
         let message =
             format!("{} pools ({}) and no route to tell which request goes where", names.len(), names.join(", "));
-        root.walk.error("routes", (message, hint));
+        // Where the second pool stands, as there is no place for what is not there.
+        let second = pools.get(1).map(|pool| join("pools", &pool.name)).unwrap_or_default();
+        let span = root.walk.places.borrow().find(&second);
+        root.walk.error_at(&span, "routes", (message, hint));
     }
     tables.iter().map(|table| read_route(table, pools)).collect()
 }

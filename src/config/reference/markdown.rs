@@ -44,7 +44,7 @@ pub fn reference_markdown() -> String {
 
 /// Writing to a `String` cannot fail, so results are dropped.
 fn section_markdown(section: &Section, page: &mut String) {
-    let _ = write!(page, "\n## `{}`\n\n{}\n\n", header(section.path), section.about);
+    let _ = write!(page, "\n## `{}`\n\n{}\n\n", section.header(), section.about);
     page.push_str("| key | takes | default | |\n|---|---|---|---|\n");
     for key in section.keys {
         let default = match (key.kind, key.written) {
@@ -55,14 +55,6 @@ fn section_markdown(section: &Section, page: &mut String) {
             (_, Written::Required(text)) => format!("required, e.g. `{text}`"),
         };
         let _ = writeln!(page, "| `{}` | {} | {default} | {} |", key.name, takes(key.kind), key.about);
-    }
-}
-
-/// The header as one writes it.
-fn header(path: &str) -> String {
-    match path.strip_suffix("[]") {
-        Some(list) => format!("[[{}]]", list.replace("[]", "")),
-        None => format!("[{}]", path.replace("[]", "")),
     }
 }
 

@@ -70,6 +70,14 @@ impl Section {
     pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys.iter().find(|key| key.name == name)
     }
+
+    /// Its header as one writes it.
+    pub(super) fn header(&self) -> String {
+        match self.path.strip_suffix("[]") {
+            Some(list) => format!("[[{}]]", list.replace("[]", "")),
+            None => format!("[{}]", self.path.replace("[]", "")),
+        }
+    }
 }
 
 impl Written {
