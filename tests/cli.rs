@@ -329,9 +329,7 @@ fn a_demo_runs_its_time_and_sums_up() {
     let output = run(&["demo", "--duration", "3s", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let text = stdout(&output);
-    for word in
-        ["curl -N http://127.0.0.1:", "dashboard http://127.0.0.1:", "3 s with peak_ewma: ", "answered by: inst"]
-    {
+    for word in ["curl -N http://127.0.0.1:", "dashboard http://127.0.0.1:", "3 s with rl: ", "answered by inst"] {
         assert!(text.contains(word), "{word} is missing:\n{text}");
     }
     let summary = text.lines().find(|line| line.contains(" requests, ")).unwrap();

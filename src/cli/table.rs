@@ -86,14 +86,23 @@ impl Cell {
 pub(super) struct Column {
     title: &'static str,
     right: bool,
+    /// Kept free even when nothing needs it, so that a live table does not jump.
+    least: usize,
 }
 
 pub(super) const fn words(title: &'static str) -> Column {
-    Column { title, right: false }
+    Column { title, right: false, least: 0 }
 }
 
 pub(super) const fn numbers(title: &'static str) -> Column {
-    Column { title, right: true }
+    Column { title, right: true, least: 0 }
+}
+
+impl Column {
+    /// This column, never narrower than `least`.
+    pub(super) const fn at_least(self, least: usize) -> Self {
+        Self { least, ..self }
+    }
 }
 
 /// Columns of words are not cut below this.
@@ -107,7 +116,7 @@ pub(super) fn lay_out(columns: &[Column], rows: &[Vec<Cell>], width: Option<usiz
         .enumerate()
         .map(|(at, column)| {
             let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| length(&cell.text));
-            cells.chain([length(column.title)]).max().unwrap_or(0)
+            cells.chain([length(column.title), column.least]).max().unwrap_or(0)
         })
         .collect();
     while let Some(width) = width

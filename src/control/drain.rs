@@ -73,6 +73,7 @@ impl Control {
                 () = &mut pause => return false,
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(_)) => tracing::warn!("draining: not reloaded"),
+                    Some(Order::Resolved(_)) => {}
                     Some(Order::Shutdown | Order::Abort) | None => return true,
                 },
             }

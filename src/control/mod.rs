@@ -7,6 +7,7 @@
 mod board;
 mod diff;
 mod drain;
+mod effective;
 mod limits;
 mod names;
 mod reload;
@@ -20,10 +21,13 @@ pub use drain::Summary;
 pub use limits::connection_limit;
 pub use runtime::{Control, Parts};
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
 use tokio::sync::oneshot;
 
 use crate::admin::{Refused, ReloadDone};
-use crate::config::AdminPlan;
+use crate::config::{Address, AdminPlan};
 
 /// All that changes a running balancer.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub enum Order {
     Shutdown,
     /// End at once.
     Abort,
+    /// Host names were looked up.
+    Resolved(HashMap<Address, Vec<SocketAddr>>),
 }
 
 /// The admin token that `plan` names.

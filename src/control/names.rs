@@ -1,63 +1,94 @@
-//! Host names of backends: looked up at the start and every `resolve`, by the system's resolver, which knows
-//! `/etc/hosts`, search domains and the container runtime's names. A failed lookup keeps the last address.
+//! Host names of backends: looked up before the start and then every `resolve`, by the system's resolver.
+//!
+//! The system's resolver knows `/etc/hosts`, search domains, nsswitch and the container runtime's names, which a resolver
+//! of our own would have to learn one by one. It does not tell how long an answer is valid; asking again every `resolve`
+//! (10 s) is more often than what compose, Kubernetes and Consul promise (30 s and less), and a cache on the way obeys
+//! them. A failed lookup keeps the last addresses.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
 
-use crate::backend::Backend;
-use crate::config::Address;
-use crate::pool::Pool;
+use super::Control;
+use super::effective::{Resolved, effective};
+use crate::clock;
+use crate::config::{Address, Plan, PoolPlan};
 
 /// The shortest pause between two lookups, whatever the configuration says.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Looks every name of `pool` up once.
-pub(super) async fn resolve(pool: &Pool) {
-    for backend in &pool.set().members {
-        if let Address::Name { host, port } = &backend.address {
-            look_up(pool, backend, host, *port).await;
+/// Looks up every name of `plan` at once; names without an answer are left out.
+pub(super) async fn look_up(plan: &Plan) -> Resolved {
+    let mut asked = tokio::task::JoinSet::new();
+    for address in names(plan) {
+        asked.spawn(async move {
+            let answer = lookup_host(address.to_string()).await;
+            let found = answer.map(|found| found.collect::<BTreeSet<SocketAddr>>().into_iter().collect());
+            (address, found)
+        });
+    }
+    let mut resolved = Resolved::new();
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok((address, Ok(found))) => drop(resolved.insert(address, found)),
+            Ok((name, Err(error))) => tracing::debug!(%name, "lookup failed: {error}"),
+            Err(_) => {}
         }
     }
+    resolved
 }
 
-/// Looks the names of `pool` up for ever.
-pub(super) async fn follow(pool: Arc<Pool>) {
-    loop {
-        tokio::time::sleep(pool.plan().resolve.max(LEAST_PAUSE)).await;
-        resolve(&pool).await;
+/// The names of `plan`, each once.
+fn names(plan: &Plan) -> Vec<Address> {
+    let backends = plan.pools.iter().flat_map(|pool| &pool.backends);
+    let mut names = BTreeMap::new();
+    for backend in backends {
+        if let Address::Name { .. } = backend.address {
+            names.insert(backend.address.to_string(), backend.address.clone());
+        }
     }
+    names.into_values().collect()
 }
 
-async fn look_up(pool: &Pool, backend: &Arc<Backend>, host: &str, port: u16) {
-    let before = backend.endpoint();
-    match lookup_host((host, port)).await {
-        Ok(found) => {
-            let found: Vec<_> = found.collect();
-            // An address still offered is kept: the order of answers rotates and means nothing.
-            let keep = before.filter(|address| found.contains(address));
-            if let Some(address) = keep.or_else(|| found.first().copied())
-                && before != Some(address)
-            {
-                backend.set_endpoint(address);
-                tracing::info!(pool = %pool.name, backend = %backend.name, host, %address, "backend name resolved");
+/// How long until the names of `plan` are to be looked up again; `None`: it has none.
+pub(super) fn pause(plan: &Plan) -> Option<Duration> {
+    let has_names = |pool: &&Arc<PoolPlan>| pool.backends.iter().any(|b| matches!(b.address, Address::Name { .. }));
+    plan.pools.iter().filter(has_names).map(|pool| pool.resolve.max(LEAST_PAUSE)).min()
+}
+
+impl Control {
+    /// Takes over the answers of a lookup: addresses of names, and the backends of names that are expanded.
+    pub(super) fn take_names(&mut self, found: Resolved) {
+        for (name, addresses) in found.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {
+            self.resolved.insert(name, addresses);
+        }
+        let asked = names(&self.plan);
+        self.resolved.retain(|name, _| asked.contains(name));
+        self.apply_names();
+    }
+
+    /// Puts what is known of names in force.
+    pub(super) fn apply_names(&self) {
+        let routing = self.shared.routing.load();
+        for (pool, written) in routing.pools.iter().zip(&self.plan.pools) {
+            let plan = effective(written, &self.resolved);
+            if *pool.plan() != plan {
+                let (before, after) = (pool.set().members.len(), plan.backends.len());
+                tracing::info!(pool = %pool.name, before, after, "backends changed with their names' addresses");
+                pool.apply(Arc::new(plan), clock::now());
+            }
+            for backend in &pool.set().members {
+                let Some(addresses) = self.resolved.get(&backend.address) else { continue };
+                // An address still offered is kept: the order of answers rotates and means nothing.
+                let kept = backend.endpoint().filter(|address| addresses.contains(address));
+                if let (None, Some(address)) = (kept, addresses.first()) {
+                    tracing::info!(pool = %pool.name, backend = %backend.name, name = %backend.address, %address, "resolved");
+                    backend.set_endpoint(*address);
+                }
             }
         }
-        Err(error) if before.is_none() => {
-            tracing::warn!(pool = %pool.name, backend = %backend.name, host, "backend name has no address: {error}");
-        }
-        Err(error) => {
-            tracing::debug!(pool = %pool.name, backend = %backend.name, host, "lookup failed, address kept: {error}");
-        }
-    }
-}
-
-/// Looks up, in the background, the names of `pool` that have no address yet.
-pub(super) fn resolve_new(pool: &Arc<Pool>) {
-    let unresolved = pool.set().members.iter().any(|backend| backend.endpoint().is_none());
-    if unresolved {
-        let pool = Arc::clone(pool);
-        tokio::spawn(async move { resolve(&pool).await });
     }
 }

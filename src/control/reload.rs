@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
+use super::effective::effective;
 use super::{Control, Diff, names, state};
 use crate::admin::{LastReload, Refused, ReloadDone};
 use crate::clock;
@@ -105,15 +106,16 @@ impl Control {
         let mut fresh = Vec::new();
         let mut pools = Vec::with_capacity(plan.pools.len());
         for wanted in &plan.pools {
+            let effective = effective(wanted, &self.resolved);
             match present.pool(&wanted.name) {
                 Some(pool) => {
-                    if *pool.plan() != **wanted {
-                        pool.apply(Arc::clone(wanted), now);
+                    if *pool.plan() != effective {
+                        pool.apply(Arc::new(effective), now);
                     }
                     pools.push(Arc::clone(pool));
                 }
                 None => {
-                    let pool = Pool::new(Arc::clone(wanted), now);
+                    let pool = Pool::new(Arc::new(effective), now);
                     fresh.push(Arc::clone(&pool));
                     pools.push(pool);
                 }
@@ -121,9 +123,6 @@ impl Control {
         }
         self.generation += 1;
         self.shared.routing.store(Arc::new(Routing::new(self.generation, &plan, pools.clone())));
-        for pool in &pools {
-            names::resolve_new(pool);
-        }
         for pool in &fresh {
             state::load(pool);
             self.keep(pool);
@@ -146,6 +145,10 @@ impl Control {
             tracing::warn!("log.level stays as it is: {error}");
         }
         self.plan = plan;
+        self.apply_names();
+        if names::pause(&self.plan).is_some() {
+            self.look_names_up();
+        }
         self.metrics.config_generation.set(self.generation as f64);
         self.board.set_generation(self.generation);
         self.show_listeners();

@@ -12,8 +12,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::effective::Resolved;
 use super::{Board, Order, Summary, names, signals, state};
 use crate::admin::{self, AdminState, Phase};
+use crate::clock;
 use crate::config::{ListenerPlan, Plan};
 use crate::health::checker;
 use crate::listener::{Census, Command, ListenerId, Worker};
@@ -80,6 +82,8 @@ pub struct Control {
     pub(super) admin: Option<Arc<AdminState>>,
     pub(super) logging: Option<Logging>,
     pub(super) generation: u64,
+    /// What host names resolved to.
+    pub(super) resolved: Resolved,
     /// The tasks that look after each pool, by its name.
     pub(super) keepers: HashMap<Arc<str>, Vec<JoinHandle<()>>>,
 }
@@ -113,16 +117,14 @@ impl Control {
             admin: parts.admin.as_ref().map(|(_, state)| Arc::clone(state)),
             logging: parts.logging,
             generation: 1,
+            resolved: HashMap::new(),
             keepers: HashMap::new(),
         };
         let pools = control.shared.routing.load().pools.clone();
-        let lookups = async {
-            for pool in &pools {
-                names::resolve(pool).await;
-            }
-        };
-        // Names that take longer are found by the task that follows them.
-        let _ = tokio::time::timeout(FIRST_LOOKUP, lookups).await;
+        // Names that take longer are found by the next lookup.
+        if let Ok(found) = tokio::time::timeout(FIRST_LOOKUP, names::look_up(&control.plan)).await {
+            control.take_names(found);
+        }
         for pool in &pools {
             state::load(pool);
             control.keep(pool);
@@ -160,16 +162,31 @@ impl Control {
 
     async fn obey(&mut self) -> Summary {
         let mut housekeeping = tokio::time::interval(Duration::from_secs(1));
+        let mut looked_up = clock::now();
         loop {
             tokio::select! {
                 order = self.orders.recv() => match order {
+                    Some(Order::Resolved(found)) => self.take_names(found),
                     Some(Order::Reload(answer)) => self.reload(answer).await,
                     Some(Order::Shutdown) | None => return self.drain().await,
                     Some(Order::Abort) => return self.end(true),
                 },
-                _ = housekeeping.tick() => self.metrics.panics.absolute(crate::telemetry::panics::count()),
+                _ = housekeeping.tick() => {
+                    self.metrics.panics.absolute(crate::telemetry::panics::count());
+                    let due = |pause| clock::now().saturating_duration_since(looked_up) >= pause;
+                    if names::pause(&self.plan).is_some_and(due) {
+                        looked_up = clock::now();
+                        self.look_names_up();
+                    }
+                }
             }
         }
+    }
+
+    /// Looks names up in a task of its own, so that a slow resolver delays no order; the answer comes as an order.
+    pub(super) fn look_names_up(&self) {
+        let (plan, board) = (self.plan.clone(), Arc::clone(&self.board));
+        tokio::spawn(async move { board.order(Order::Resolved(names::look_up(&plan).await)) });
     }
 
     /// Saves, stops what looks after pools, and waits for workers and the access log.
@@ -217,11 +234,7 @@ impl Control {
 
     /// Starts the tasks that look after `pool`.
     pub(super) fn keep(&mut self, pool: &Arc<Pool>) {
-        let tasks = vec![
-            tokio::spawn(checker::run(Arc::clone(pool))),
-            tokio::spawn(names::follow(Arc::clone(pool))),
-            tokio::spawn(state::follow(Arc::clone(pool))),
-        ];
+        let tasks = vec![tokio::spawn(checker::run(Arc::clone(pool))), tokio::spawn(state::follow(Arc::clone(pool)))];
         self.keepers.insert(Arc::clone(&pool.name), tasks);
     }
 }

@@ -29,31 +29,106 @@ pub struct RequestBody<B> {
     received: Rc<Cell<u64>>,
     /// Bytes allowed; 0: any number.
     limit: u64,
-    /// What was read, as long as another try may need it; `None`: too much was read, or no try can follow.
-    kept: Option<VecDeque<Bytes>>,
-    kept_bytes: usize,
+    /// What was read and may be needed: by a try that has not come to it, or by one that begins again.
+    pieces: VecDeque<Bytes>,
+    /// The first of `pieces` that the present try has not sent.
+    next: usize,
+    pieces_bytes: usize,
+    /// Bytes kept for another try; 0: what was sent is forgotten.
     most_kept: usize,
-    /// What of `kept` the present try has still to send.
-    replay: VecDeque<Bytes>,
+    /// Something that was sent is forgotten: no other try can follow.
+    forgotten: bool,
 }
 
 impl<B> RequestBody<B> {
-    /// `inner`, counted in `received`, limited to `limit` bytes (0: none), with `most_kept` bytes kept for another try.
-    pub(super) fn new(inner: B, received: Rc<Cell<u64>>, limit: u64, most_kept: usize) -> Self {
-        let kept = (most_kept > 0).then(VecDeque::new);
-        Self { inner, received, limit, kept, kept_bytes: 0, most_kept, replay: VecDeque::new() }
+    /// `inner`, counted in `received`, limited to `limit` bytes (0: none).
+    pub(super) fn new(inner: B, received: Rc<Cell<u64>>, limit: u64) -> Self {
+        let pieces = VecDeque::new();
+        Self { inner, received, limit, pieces, next: 0, pieces_bytes: 0, most_kept: 0, forgotten: false }
+    }
+
+    /// Keeps up to `most` bytes for another try.
+    pub(super) fn keep(&mut self, most: usize) {
+        self.most_kept = most;
     }
 
     /// Whether all that was read of it is still there.
     pub(super) fn can_replay(&self) -> bool {
-        self.kept.is_some() || self.received.get() == 0
+        !self.forgotten
     }
 
     /// Makes the next try begin at the beginning.
     pub(super) fn rewind(&mut self) {
-        if let Some(kept) = &self.kept {
-            self.replay = kept.clone();
+        self.next = 0;
+    }
+
+    /// Accounts for a piece that was sent, and forgets pieces when too many bytes are kept.
+    fn sent(&mut self) {
+        self.next += 1;
+        if self.pieces_bytes > self.most_kept {
+            self.forgotten = true;
+            for piece in self.pieces.drain(..self.next) {
+                self.pieces_bytes -= piece.len();
+            }
+            self.next = 0;
+            self.most_kept = 0;
         }
+    }
+}
+
+impl<B> RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    /// Reads on until `look` has seen enough or `most` bytes are there, without sending anything. What was read is sent
+    /// later, byte for byte. `patience`: how long the client may say nothing.
+    ///
+    /// # Errors
+    /// The client's body failed, stalled or is too large.
+    pub(super) async fn peek<T>(
+        &mut self,
+        most: usize,
+        patience: Duration,
+        look: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let deadline = Deadline::new();
+        deadline.arm(patience);
+        let mut seen = Vec::new();
+        loop {
+            let frame = std::future::poll_fn(|cx| match self.poll_inner(cx) {
+                Poll::Ready(frame) => Poll::Ready(frame),
+                Poll::Pending if deadline.poll_passed(cx) => Poll::Ready(Some(Err(Fault::ClientBodyTimeout))),
+                Poll::Pending => Poll::Pending,
+            });
+            let Some(frame) = frame.await else { return Ok(None) };
+            // Trailers behind a body this short are of no use to anybody, and have no place among the pieces.
+            let Ok(data) = frame?.into_data() else { return Ok(None) };
+            deadline.arm(patience);
+            seen.extend_from_slice(&data);
+            self.pieces_bytes += data.len();
+            self.pieces.push_back(data);
+            if let Some(found) = look(&seen) {
+                return Ok(Some(found));
+            }
+            if seen.len() >= most {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next frame of the client's, counted and limited.
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else { return Poll::Ready(None) };
+        let frame = frame.map_err(|error| Fault::ClientBody(error.to_string()))?;
+        if let Some(data) = frame.data_ref() {
+            let received = self.received.get() + data.len() as u64;
+            self.received.set(received);
+            if self.limit != 0 && received > self.limit {
+                return Poll::Ready(Some(Err(Fault::ClientBodyTooLarge)));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
     }
 }
 
@@ -67,34 +142,31 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
-        if let Some(data) = this.replay.pop_front() {
+        if let Some(piece) = this.pieces.get(this.next) {
+            let data = piece.clone();
+            this.sent();
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let Some(frame) = ready!(Pin::new(&mut this.inner).poll_frame(cx)) else { return Poll::Ready(None) };
-        let frame = frame.map_err(|error| Fault::ClientBody(error.to_string()))?;
+        let Some(frame) = ready!(this.poll_inner(cx)) else { return Poll::Ready(None) };
+        let frame = frame?;
         if let Some(data) = frame.data_ref() {
-            let received = this.received.get() + data.len() as u64;
-            this.received.set(received);
-            if this.limit != 0 && received > this.limit {
-                return Poll::Ready(Some(Err(Fault::ClientBodyTooLarge)));
-            }
-            if let Some(kept) = &mut this.kept {
-                this.kept_bytes += data.len();
-                kept.push_back(data.clone());
-                if this.kept_bytes > this.most_kept {
-                    this.kept = None;
-                }
+            if this.most_kept == 0 {
+                this.forgotten = true;
+            } else {
+                this.pieces_bytes += data.len();
+                this.pieces.push_back(data.clone());
+                this.sent();
             }
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.replay.is_empty() && self.inner.is_end_stream()
+        self.next >= self.pieces.len() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        SizeHint::default()
     }
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod forward;
 pub mod framing;
 pub mod headers;
+pub mod peek;
 mod retry;
 mod route;
 mod service;
@@ -17,7 +18,7 @@ mod upgrade;
 
 pub use body::{ProxyBody, RequestBody};
 pub use error::Refusal;
-pub use route::{Route, Routing};
+pub use route::{Found, Model, Route, Routing};
 pub use upgrade::Tunnel;
 
 use std::cell::{Cell, RefCell, RefMut};

@@ -34,13 +34,23 @@ impl Routing {
         Self { generation, routes: plan.routes.iter().filter_map(route).collect(), pools }
     }
 
-    /// The pool of a request to `host` (as the client wrote it) and `path`.
-    pub fn find(&self, host: &[u8], path: &str, headers: &HeaderMap) -> Option<&Arc<Pool>> {
+    /// The pool of a request to `host` (as the client wrote it) and `path`. `model`: the JSON body's, once it was looked
+    /// for.
+    pub fn find(&self, host: &[u8], path: &str, headers: &HeaderMap, model: Model<'_>) -> Found<'_> {
         if self.routes.is_empty() {
-            return self.pools.first();
+            return self.pools.first().map_or(Found::Nothing, Found::Pool);
         }
         let host = without_port(host);
-        self.routes.iter().find(|route| matches(&route.plan, host, path, headers)).map(|route| &route.pool)
+        for route in self.routes.iter().filter(|route| matches(&route.plan, host, path, headers)) {
+            match (&route.plan.model, model) {
+                (None, _) => return Found::Pool(&route.pool),
+                // Whether an earlier route holds must be known before a later one may.
+                (Some(_), Model::Unknown) => return Found::NeedsModel(route.plan.max_model_peek),
+                (Some(wanted), Model::Known(Some(model))) if wanted == model => return Found::Pool(&route.pool),
+                (Some(_), Model::Known(_)) => {}
+            }
+        }
+        Found::Nothing
     }
 
     /// The pool of that name.
@@ -49,6 +59,27 @@ impl Routing {
     }
 }
 
+/// What is known of a request's model.
+#[derive(Debug, Clone, Copy)]
+pub enum Model<'a> {
+    /// Its body was not looked at.
+    Unknown,
+    /// It was: here is the model, if there is one.
+    Known(Option<&'a str>),
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// To this pool.
+    Pool(&'a Arc<Pool>),
+    /// It depends on the model, which is to be looked for in this many bytes of body.
+    NeedsModel(usize),
+    /// No route holds.
+    Nothing,
+}
+
+/// Whether every condition but the model holds.
 fn matches(route: &RoutePlan, host: &[u8], path: &str, headers: &HeaderMap) -> bool {
     let host_holds = match &route.host {
         None => true,
@@ -117,5 +148,40 @@ mod tests {
             assert_eq!(held, expected, "{route:?} {host} {path}");
         }
         assert_eq!(without_port(b"[::1]:80"), b"[::1]");
+    }
+
+    #[test]
+    fn a_model_is_asked_for_only_when_it_decides() {
+        let pools: Vec<Arc<Pool>> = ["a", "b", "c"]
+            .iter()
+            .map(|name| {
+                let backend = crate::config::BackendPlan::new("x", "127.0.0.1:1".parse().unwrap());
+                let plan = crate::config::PoolPlan::new(*name, crate::config::StrategyKind::Random, vec![backend]);
+                Pool::new(Arc::new(plan), crate::clock::now())
+            })
+            .collect();
+        let route = |index: usize, prefix: Option<&str>, model: Option<&str>| Route {
+            plan: RoutePlan { model: model.map(str::to_owned), max_model_peek: 9, ..plan(None, prefix, &[]) },
+            pool: Arc::clone(&pools[index]),
+        };
+        let routes = vec![
+            route(2, Some("/plain"), None),
+            route(0, None, Some("small")),
+            route(1, None, Some("large")),
+            route(2, None, None),
+        ];
+        let routing = Routing { generation: 1, routes, pools: pools.clone() };
+        let none = HeaderMap::new();
+        let name = |path: &str, model: Model<'_>| match routing.find(b"", path, &none, model) {
+            Found::Pool(pool) => pool.name.to_string(),
+            Found::NeedsModel(most) => format!("peek {most}"),
+            Found::Nothing => "nothing".to_owned(),
+        };
+        assert_eq!(name("/plain", Model::Unknown), "c");
+        assert_eq!(name("/v1", Model::Unknown), "peek 9");
+        assert_eq!(name("/v1", Model::Known(Some("small"))), "a");
+        assert_eq!(name("/v1", Model::Known(Some("large"))), "b");
+        assert_eq!(name("/v1", Model::Known(Some("other"))), "c");
+        assert_eq!(name("/v1", Model::Known(None)), "c");
     }
 }

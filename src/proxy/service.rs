@@ -14,6 +14,8 @@ use smallvec::SmallVec;
 use super::body::{Inner, ProxyBody, RequestBody};
 use super::forward::{Answer, Order};
 use super::framing::{self, Framed};
+use super::peek::{self, Peek};
+use super::route::{Found, Model};
 use super::story::Story;
 use super::{Downstream, Proxy, Refusal, Tunnel, headers, retry, upgrade};
 use crate::backend::{BackendId, Ending};
@@ -44,16 +46,46 @@ impl Proxy {
             Ok(framed) => framed,
             Err(refusal) => return refuse(refusal, story),
         };
-        match self.route(&story) {
-            Some(pool) => self.forward(pool, &downstream, framed, body, story).await,
-            None => refuse(Refusal::NoRoute, story),
+        let has_body = !body.is_end_stream();
+        let mut body =
+            has_body.then(|| RequestBody::new(body, Rc::clone(&story.bytes_in), downstream.listener.max_body));
+        match self.route(&story, &mut body).await {
+            Ok(pool) => self.forward(pool, &downstream, framed, body, story).await,
+            Err(refusal) => refuse(refusal, story),
         }
     }
 
-    fn route(&self, story: &Story) -> Option<Arc<Pool>> {
-        let routing = self.shared.routing.load();
+    /// The pool of a request. Its body is looked into only when a route asks for the model.
+    async fn route<B>(&self, story: &Story, body: &mut Option<RequestBody<B>>) -> Result<Arc<Pool>, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: fmt::Display,
+    {
         let path = story.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::path);
-        routing.find(headers::host(&story.head), path, &story.head.headers).cloned()
+        let find = |model: Model<'_>| {
+            let routing = self.shared.routing.load();
+            match routing.find(headers::host(&story.head), path, &story.head.headers, model) {
+                Found::Pool(pool) => Ok(Arc::clone(pool)),
+                Found::NeedsModel(most) => Err(Some(most)),
+                Found::Nothing => Err(None),
+            }
+        };
+        let most = match find(Model::Unknown) {
+            Ok(pool) => return Ok(pool),
+            Err(None) => return Err(Refusal::NoRoute),
+            Err(Some(most)) => most,
+        };
+        let look = |seen: &[u8]| match peek::model(seen) {
+            Peek::Found(model) => Some(Some(model)),
+            Peek::Absent => Some(None),
+            Peek::NeedMore => None,
+        };
+        let patience = story.downstream.listener.body_idle_timeout;
+        let model = match body {
+            Some(body) => body.peek(most, patience, look).await.map_err(|fault| Refusal::of_fault(&fault))?,
+            None => None,
+        };
+        find(Model::Known(model.flatten().as_deref())).map_err(|_| Refusal::NoRoute)
     }
 
     /// Attempts, until one is answered or none may follow.
@@ -62,7 +94,7 @@ impl Proxy {
         pool: Arc<Pool>,
         downstream: &Downstream,
         framed: Framed,
-        body: B,
+        mut body: Option<RequestBody<B>>,
         mut story: Story,
     ) -> Response<ProxyBody<B>>
     where
@@ -70,11 +102,12 @@ impl Proxy {
         B::Error: fmt::Display,
     {
         let plan = pool.plan();
-        let has_body = !body.is_end_stream();
+        let has_body = body.is_some();
         let may_repeat = retry::is_idempotent(&story.head.method) || plan.retry.non_idempotent;
         let most_kept = if may_repeat && plan.retry.attempts > 1 { plan.retry.max_replay } else { 0 };
-        let mut body = has_body
-            .then(|| RequestBody::new(body, Rc::clone(&story.bytes_in), downstream.listener.max_body, most_kept));
+        if let Some(body) = &mut body {
+            body.keep(most_kept);
+        }
         let order = Order {
             downstream,
             framing: headers::body_framing(&story.head.method, framed.content_length, has_body),

@@ -49,8 +49,8 @@ pub(super) struct Turn {
     pub(super) at: Duration,
     /// Which instance, from 0.
     pub(super) instance: usize,
-    /// What is sent to its `/__mock`.
-    pub(super) order: Value,
+    /// What is sent to its `/__mock`; `None`: nothing, an earlier order has run out.
+    pub(super) order: Option<Value>,
     /// What the table then says of it; empty: nothing any more.
     pub(super) now: &'static str,
     /// What the list of events says, after the instance's name.
@@ -66,11 +66,12 @@ pub(super) fn schedule(profiles: &[MockProfile]) -> Vec<Turn> {
     let turn =
         |seconds, instance, order, now, event| Turn { at: Duration::from_secs(seconds), instance, order, now, event };
     vec![
-        turn(10, 0, json!({"speed": speed / 5.0}), "5x slower", "turns five times slower"),
-        turn(20, 0, json!({"speed": speed}), "", "is as fast as before"),
-        turn(30, 3, json!({"error_rate": 1.0}), "answers 500", "answers 500, and fast"),
-        turn(35, 3, json!({"error_rate": 0.0, "refuse_s": 5.0}), "refuses", "refuses connections"),
-        turn(40, 3, json!({"refuse_s": 0.0}), "", "is well again"),
+        turn(10, 0, Some(json!({"speed": speed / 5.0})), "5x slower", "turns five times slower"),
+        turn(20, 0, Some(json!({"speed": speed})), "", "is as fast as before"),
+        turn(30, 3, Some(json!({"error_rate": 1.0})), "answers 500", "answers 500, and fast"),
+        // Whoever refuses connections takes no orders either, so this one ends by itself.
+        turn(35, 3, Some(json!({"error_rate": 0.0, "refuse_s": 5.0})), "refuses", "refuses connections"),
+        turn(40, 3, None, "", "is well again"),
     ]
 }
 
@@ -84,7 +85,8 @@ mod tests {
         let mut now = profiles.clone();
         for turn in schedule(&profiles) {
             assert!(turn.at <= ROUND);
-            now[turn.instance] = now[turn.instance].with(&turn.order).unwrap();
+            let order = turn.order.unwrap_or_else(|| json!({}));
+            now[turn.instance] = now[turn.instance].with(&order).unwrap();
         }
         assert_eq!(now, profiles);
     }

@@ -58,7 +58,7 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "D", value_parser = args::duration)]
     duration: Option<Duration>,
     /// How backends are chosen.
-    #[arg(long, value_name = "S", default_value = "peak_ewma", value_parser = args::strategy())]
+    #[arg(long, value_name = "S", default_value = "rl", value_parser = args::strategy())]
     strategy: StrategyKind,
     /// Where clients connect [default: 127.0.0.1:8080, or any free port].
     #[arg(long, value_name = "ADDR", value_parser = args::listen)]
@@ -243,10 +243,15 @@ async fn play(
 
 async fn take_turn(stage: &mut Stage, turn: &Turn, mocks: &Mocks) {
     let Some(mock) = mocks.client(turn.instance) else { return };
-    let done = mock.call(Method::POST, "/__mock", Some(&turn.order), PATIENCE).await;
-    let done = done.map_err(Failure::from).and_then(|reply| reply.accepted());
+    let done = match &turn.order {
+        None => Ok(()),
+        Some(order) => match mock.call(Method::POST, "/__mock", Some(order), PATIENCE).await {
+            Ok(reply) => reply.accepted().map(drop),
+            Err(error) => Err(Failure::from(error)),
+        },
+    };
     match done {
-        Ok(_) => stage.turned(turn.instance, turn.now, turn.event, Instant::now()),
+        Ok(()) => stage.turned(turn.instance, turn.now, turn.event, Instant::now()),
         Err(failure) => stage.event(Instant::now(), "demo", &failure.to_string()),
     }
 }

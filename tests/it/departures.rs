@@ -1,0 +1,228 @@
+//! A client that leaves cancels the work of its backend at once, wherever its request is; a backend that leaves is told
+//! to its client; in either case nothing stays in flight and no other client ever notices.
+
+use crate::support::*;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum When {
+    BeforeTheResponse,
+    AmidTheResponse,
+    DuringTheUpload,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Close,
+    Reset,
+}
+
+/// The upstream connection closes although the backend is silent, and in flight falls to zero.
+#[test]
+fn a_client_that_leaves_takes_its_request_with_it() {
+    for method in ["GET", "POST"] {
+        for when in [When::BeforeTheResponse, When::AmidTheResponse, When::DuringTheUpload] {
+            for how in [How::Close, How::Reset] {
+                if (method, when) != ("GET", When::DuringTheUpload) {
+                    leave(method, when, how);
+                }
+            }
+        }
+    }
+}
+
+fn leave(method: &str, when: When, how: How) {
+    let what = format!("{method} {when:?} {how:?}");
+    let backend = TestBackend::new(move |turn| {
+        match when {
+            When::BeforeTheResponse if turn.request.method() == "POST" => assert!(turn.read_body()),
+            When::BeforeTheResponse => {}
+            When::AmidTheResponse => {
+                turn.read_body();
+                turn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                turn.send(chunked("first"));
+            }
+            When::DuringTheUpload => {
+                turn.read_until("half");
+            }
+        }
+        let more = turn.until_gone();
+        assert!(!String::from_utf8_lossy(&more).contains("0\r\n"), "half a body was made to look whole");
+    });
+    let proxy = Setup::new(&[&backend]).logged().start();
+    let mut client = proxy.client();
+    match (method, when) {
+        ("GET", _) => client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (_, When::DuringTheUpload) => {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+            client.send(chunked("half"));
+        }
+        _ => client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"),
+    }
+    match when {
+        When::AmidTheResponse => drop(client.read_until("first\r\n")),
+        When::BeforeTheResponse | When::DuringTheUpload => backend.wait_for(1),
+    }
+    assert_eq!(proxy.in_flight(), 1.0, "{what}");
+    match how {
+        How::Close => drop(client),
+        How::Reset => client.reset(),
+    }
+    until(&format!("{what}: the upstream connection closes"), || backend.open() == 0);
+    until(&format!("{what}: nothing in flight"), || proxy.in_flight() == 0.0);
+    let line = &proxy.log(1)[0];
+    assert_eq!(line["end"], "client_gone", "{what}: {line}");
+    let metrics = proxy.metrics();
+    assert_eq!(metrics.sum("evenkeel_client_disconnects_total", &[]), 1.0, "{what}");
+    assert_eq!(metrics.sum("evenkeel_requests_total", &[]), 1.0, "{what}");
+}
+
+/// A client that leaves while its request waits frees its place in the queue.
+#[test]
+fn a_client_that_leaves_the_queue_frees_its_place() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let backend = TestBackend::new(move |turn| {
+        if turn.number == 0 {
+            held.pass();
+        }
+        turn.answer(200, "served");
+    });
+    let proxy = Setup::new(&[&backend]).pool(|pool| pool.max_in_flight = 1).start();
+    let mut first = proxy.client();
+    first.send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n");
+    backend.wait_for(1);
+    let waiting = |count: f64| until("the queue", || proxy.metric("evenkeel_queue_length", &[]) == count);
+    let mut leaver = proxy.client();
+    leaver.send("GET /leaver HTTP/1.1\r\nHost: a\r\n\r\n");
+    waiting(1.0);
+    let mut last = proxy.client();
+    last.send("GET /last HTTP/1.1\r\nHost: a\r\n\r\n");
+    waiting(2.0);
+    drop(leaver);
+    waiting(1.0);
+    gate.open();
+    assert_eq!((first.response().text(), last.response().text()), ("served".to_owned(), "served".to_owned()));
+    let targets: Vec<_> = backend.requests().iter().map(|request| request.target().to_owned()).collect();
+    assert_eq!(targets, ["/first", "/last"]);
+}
+
+/// What a backend breaks off must look broken to the client, and must not be asked for again.
+#[test]
+fn a_response_that_breaks_ends_broken() {
+    let length = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
+    let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let cases: [(&str, String, bool); 9] = [
+        ("a short body", format!("{length}hello"), false),
+        ("a short body, reset", format!("{length}hello"), true),
+        ("no byte of the body", length.to_owned(), false),
+        ("no last chunk", format!("{chunks}5\r\nhello\r\n"), false),
+        ("no last chunk, reset", format!("{chunks}5\r\nhello\r\n"), true),
+        ("half a chunk", format!("{chunks}a\r\nhello"), false),
+        ("half a last chunk", format!("{chunks}5\r\nhello\r\n0\r\n"), false),
+        ("a bad size", format!("{chunks}5\r\nhello\r\nxyz\r\n"), false),
+        ("no CRLF after the data", format!("{chunks}5\r\nhelloXX0\r\n\r\n"), false),
+    ];
+    for (what, bytes, reset) in cases {
+        let (gate, sent) = (Gate::new(), bytes.clone());
+        let head_seen = gate.clone();
+        let backend = TestBackend::new(move |turn| {
+            if turn.number > 0 {
+                return turn.answer(200, "clean");
+            }
+            turn.send(&sent);
+            // The break comes once the head is out: before that it would be a failed request, not a broken response.
+            head_seen.pass();
+            if reset { turn.reset() } else { turn.close() }
+        });
+        let proxy = Setup::new(&[&backend]).logged().start();
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut answer = client.head();
+        assert_eq!(answer.status(), 200, "{what}");
+        gate.open();
+        client.body(&mut answer);
+        assert!(!answer.whole, "{what}: {answer:?}");
+        assert!(b"hello".starts_with(&answer.body[..]), "{what}: {answer:?}");
+        client.assert_closed();
+        assert_eq!(backend.count(), 1, "{what}: repeated although its head was forwarded");
+        assert_eq!(proxy.get("/").text(), "clean", "{what}");
+        assert_eq!(proxy.log(2)[0]["end"], "backend_reset", "{what}");
+    }
+}
+
+/// A backend that leaves before its head is a 502; in-flight falls to zero on every path.
+#[test]
+fn a_backend_that_leaves_before_its_head_is_a_bad_gateway() {
+    let backend = TestBackend::new(|turn| match turn.request.target() {
+        "/close" => turn.close(),
+        "/reset" => turn.reset(),
+        "/half" => {
+            turn.send("HTTP/1.1 200 OK\r\nContent-");
+            turn.close();
+        }
+        "/half-closed" => {
+            turn.read_body();
+            turn.half_close();
+            turn.until_gone();
+        }
+        other => panic!("{other}"),
+    });
+    let proxy = Setup::new(&[&backend]).start();
+    for path in ["/close", "/reset", "/half", "/half-closed"] {
+        let mut client = proxy.client();
+        let answer = client.post(path, "body");
+        assert_eq!((answer.status(), answer.error_code().as_str()), (502, "backend_failed"), "{path}");
+        // The client's connection is not to blame.
+        assert_eq!(client.post(path, "body").status(), 502, "{path}");
+        until("nothing in flight", || proxy.in_flight() == 0.0);
+    }
+    assert_eq!(backend.count(), 8, "no POST is repeated once it was sent");
+}
+
+/// Bytes that a backend sends after the end of its response never reach anybody.
+#[test]
+fn bytes_after_the_end_of_a_response_reach_nobody() {
+    let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL";
+    let ends = [
+        ("length", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        ("chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+        ("204", "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("304", "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n"),
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"),
+    ];
+    for (what, good) in ends {
+        for together in [true, false] {
+            let (gate, later) = (Gate::new(), Gate::new());
+            let (held, done) = (gate.clone(), later.clone());
+            let backend = TestBackend::new(move |turn| {
+                if turn.number > 0 {
+                    return turn.answer(200, "clean");
+                }
+                if together {
+                    turn.send(format!("{good}{evil}"));
+                } else {
+                    turn.send(good);
+                    held.pass();
+                    turn.send(evil);
+                    done.open();
+                }
+                turn.until_gone();
+            });
+            let proxy = Setup::new(&[&backend]).start();
+            let mut client = proxy.client();
+            let method = if what == "HEAD" { "HEAD" } else { "GET" };
+            client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
+            let answer = client.response_to(method);
+            assert!(answer.whole && !answer.text().contains("EVIL"), "{what}: {answer:?}");
+            if !together {
+                gate.open();
+                later.pass();
+            }
+            for _ in 0..3 {
+                assert_eq!(client.get("/").text(), "clean", "{what}, together: {together}");
+                assert_eq!(proxy.client().post("/", "x").text(), "clean", "{what}, together: {together}");
+            }
+            assert_eq!(backend.connections(), 2, "{what}, together: {together}");
+        }
+    }
+}

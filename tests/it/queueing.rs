@@ -1,0 +1,138 @@
+//! Limits of requests in flight and the queue before them: order, bounds, deadlines.
+
+use std::time::Duration;
+
+use crate::support::*;
+
+/// A proxy before one backend of which one request is held at the gate.
+fn busy(setup: impl FnOnce(Setup) -> Setup) -> (TestBackend, TestProxy, Gate, Raw) {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let backend = TestBackend::new(move |turn| {
+        if turn.request.target() == "/held" {
+            held.pass();
+        }
+        turn.answer(200, "served");
+    });
+    let proxy = setup(Setup::new(&[&backend]).pool(|pool| pool.max_in_flight = 1)).logged().start();
+    let mut first = proxy.client();
+    first.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    backend.wait_for(1);
+    (backend, proxy, gate, first)
+}
+
+fn wait_queue(proxy: &TestProxy, length: f64) {
+    until("the queue", || proxy.metric("evenkeel_queue_length", &[]) == length);
+}
+
+/// First come, first served; and never more in flight than allowed.
+#[test]
+fn the_queue_is_served_in_order() {
+    let (backend, proxy, gate, mut first) = busy(|setup| setup);
+    let mut waiting = Vec::new();
+    for number in 0..5 {
+        let mut client = proxy.client();
+        client.send(format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        wait_queue(&proxy, f64::from(number + 1));
+        waiting.push(client);
+    }
+    assert_eq!((backend.count(), proxy.in_flight()), (1, 1.0));
+    gate.open();
+    assert_eq!(first.response().status(), 200);
+    for client in &mut waiting {
+        assert_eq!(client.response().status(), 200);
+    }
+    let targets: Vec<_> = backend.requests().iter().map(|request| request.target().to_owned()).collect();
+    assert_eq!(targets, ["/held", "/0", "/1", "/2", "/3", "/4"]);
+    assert_eq!(backend.connections(), 1, "never two at once");
+    wait_queue(&proxy, 0.0);
+    let log = proxy.log(6);
+    let waited = log.iter().filter(|line| line["queue_ms"].as_f64().unwrap() > 0.0).count();
+    assert_eq!(waited, 5, "{log:#?}");
+    assert_eq!(proxy.metric("evenkeel_queue_wait_seconds_count", &[]), 5.0);
+}
+
+/// Classes: high before normal before low.
+#[test]
+fn the_queue_knows_three_classes() {
+    let (backend, proxy, gate, mut first) = busy(|setup| setup.pool(|pool| pool.priority_header = "x-priority".into()));
+    let mut waiting = Vec::new();
+    for (number, class) in ["low", "normal", "HIGH", "", "high"].into_iter().enumerate() {
+        let mut client = proxy.client();
+        client.send(format!("GET /{number}{class} HTTP/1.1\r\nHost: a\r\nX-Priority: {class}\r\n\r\n"));
+        wait_queue(&proxy, number as f64 + 1.0);
+        waiting.push(client);
+    }
+    gate.open();
+    assert_eq!(first.response().status(), 200);
+    for client in &mut waiting {
+        assert_eq!(client.response().status(), 200);
+    }
+    let targets: Vec<_> = backend.requests().iter().map(|request| request.target().to_owned()).collect();
+    assert_eq!(targets, ["/held", "/2HIGH", "/4high", "/1normal", "/3", "/0low"]);
+}
+
+/// A full queue, one that is off, and one whose time is up: 503 with `Retry-After`.
+#[test]
+fn the_queue_has_an_end_and_a_deadline() {
+    let cases: [(&str, usize, Duration, &str, &str); 3] = [
+        ("full", 1, Duration::from_secs(30), "queue_full", "no_backend"),
+        ("off", 0, Duration::from_secs(30), "queue_full", "no_backend"),
+        ("late", 8, Duration::from_millis(100), "queue_timeout", "queue_timeout"),
+    ];
+    for (what, size, timeout, code, end) in cases {
+        let (_backend, proxy, gate, mut first) = busy(|setup| {
+            setup.pool(|pool| {
+                pool.queue.size = size;
+                pool.queue.timeout = timeout;
+            })
+        });
+        let mut waiting = proxy.client();
+        if size == 1 {
+            waiting.send("GET /waiting HTTP/1.1\r\nHost: a\r\n\r\n");
+            wait_queue(&proxy, 1.0);
+        }
+        let mut late = proxy.client();
+        let answer = late.get("/late");
+        assert_eq!((answer.status(), answer.error_code().as_str()), (503, code), "{what}");
+        assert!(answer.field("retry-after").unwrap().parse::<u64>().unwrap() >= 1, "{what}");
+        let line = &proxy.log(1)[0];
+        assert_eq!(line["end"], end, "{what}: {line}");
+        gate.open();
+        assert_eq!(first.response().status(), 200, "{what}");
+        if size == 1 {
+            assert_eq!(waiting.response().status(), 200, "{what}");
+        }
+        assert_eq!(late.get("/again").status(), 200, "{what}: the connection goes on");
+    }
+}
+
+/// A free place at one backend serves whoever waits, whichever backend freed it; limits are per backend.
+#[test]
+fn limits_are_per_backend() {
+    let gate = Gate::new();
+    let script = |gate: Gate| {
+        move |turn: &mut Turn<'_>| {
+            gate.pass();
+            turn.answer(200, "served");
+        }
+    };
+    let backends = [TestBackend::new(script(gate.clone())), TestBackend::new(script(gate.clone()))];
+    let proxy = Setup::new(&[&backends[0], &backends[1]])
+        .pool(|pool| {
+            pool.max_in_flight = 1;
+            pool.backends[1].max_in_flight = Some(3);
+        })
+        .start();
+    let mut clients: Vec<_> = (0..6).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    wait_queue(&proxy, 2.0);
+    until("1 and 3 in flight", || (backends[0].count(), backends[1].count()) == (1, 3));
+    assert_eq!(proxy.in_flight(), 4.0);
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.response().status(), 200);
+    }
+}

@@ -1,0 +1,41 @@
+//! What every integration test stands on: a scripted backend, a raw client, the proxy under test.
+
+mod backend;
+mod gate;
+mod load;
+mod message;
+mod metrics;
+mod proxy;
+mod raw;
+
+pub(crate) use backend::{TestBackend, Turn, refusing_address};
+pub(crate) use gate::Gate;
+pub(crate) use load::Load;
+pub(crate) use message::{Message, chunked};
+pub(crate) use metrics::Samples;
+pub(crate) use proxy::{Setup, TestProxy};
+pub(crate) use raw::Raw;
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what must happen. Generous: it only turns a hang into a failure.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks until `look` finds something, or fails the test with `what`.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Looks until `holds`, or fails the test with `what`.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    eventually(what, || holds().then_some(()));
+}

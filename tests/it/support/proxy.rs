@@ -1,0 +1,178 @@
+//! The balancer under test: an `App` on a thread of its own, on ports that the kernel chose.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use evenkeel::app::{App, AppHandle};
+use evenkeel::config::{
+    AccessLogFormat, Address, AdminPlan, BackendPlan, ListenerPlan, Plan, PoolPlan, ProbeKind, StrategyKind,
+};
+use evenkeel::control::Summary;
+
+use super::{PATIENCE, Raw, Samples, TestBackend, eventually, until};
+
+/// A plan in the making: one worker, one pool `ai` with backends `b0`, `b1`, …, round robin, no health checks, no access
+/// log, an admin server.
+pub(crate) struct Setup {
+    plan: Plan,
+    log: Option<tempfile::TempDir>,
+}
+
+impl Setup {
+    /// In front of these backends.
+    pub(crate) fn new(backends: &[&TestBackend]) -> Self {
+        Self::at(&backends.iter().map(|backend| backend.address()).collect::<Vec<_>>())
+    }
+
+    /// In front of backends at these addresses.
+    pub(crate) fn at(addresses: &[SocketAddr]) -> Self {
+        let backends = addresses.iter().enumerate();
+        let backends = backends.map(|(n, address)| BackendPlan::new(format!("b{n}"), Address::Ip(*address))).collect();
+        let mut plan = Plan::minimal(([127, 0, 0, 1], 0).into(), StrategyKind::RoundRobin, backends);
+        plan.server.threads = 1;
+        plan.admin = Some(AdminPlan::new(([127, 0, 0, 1], 0).into()));
+        plan.access_log.format = AccessLogFormat::Off;
+        let setup = Self { plan, log: None };
+        setup.pool(|pool| {
+            pool.name = "ai".to_owned();
+            pool.health.kind = ProbeKind::None;
+        })
+    }
+
+    /// Changes the pool.
+    pub(crate) fn pool(mut self, change: impl FnOnce(&mut PoolPlan)) -> Self {
+        change(Arc::make_mut(&mut self.plan.pools[0]));
+        self
+    }
+
+    /// Changes the listener.
+    pub(crate) fn listener(mut self, change: impl FnOnce(&mut ListenerPlan)) -> Self {
+        change(&mut self.plan.listeners[0]);
+        self
+    }
+
+    /// Changes anything.
+    pub(crate) fn plan(mut self, change: impl FnOnce(&mut Plan)) -> Self {
+        change(&mut self.plan);
+        self
+    }
+
+    /// Writes the access log to a file, for [`TestProxy::log`].
+    pub(crate) fn logged(mut self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        self.plan.access_log.format = AccessLogFormat::Json;
+        self.plan.access_log.path = Some(folder.path().join("access.log"));
+        self.log = Some(folder);
+        self
+    }
+
+    /// Runs it.
+    #[track_caller]
+    pub(crate) fn start(self) -> TestProxy {
+        let log = self.plan.access_log.path.clone();
+        let app = App::bind(self.plan, None).expect("bind");
+        let (address, admin) = (app.listeners()[0].1, app.admin_address().expect("an admin server"));
+        let handle = app.handle();
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            let summary = app.run().expect("run");
+            let _ = ended.send(summary);
+        });
+        TestProxy { address, admin, handle, end: Some(end), log, _folder: self.log }
+    }
+}
+
+/// A running balancer. Dropping it waits until nothing is in flight, drains it, and fails the test if anything was cut.
+pub(crate) struct TestProxy {
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
+    /// Where operators do.
+    pub(crate) admin: SocketAddr,
+    pub(crate) handle: AppHandle,
+    end: Option<mpsc::Receiver<Summary>>,
+    log: Option<PathBuf>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl TestProxy {
+    /// A new client.
+    #[track_caller]
+    pub(crate) fn client(&self) -> Raw {
+        Raw::connect(self.address)
+    }
+
+    /// `GET path` on a connection of its own.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> super::Message {
+        self.client().get(path)
+    }
+
+    /// `GET path` of the admin server.
+    #[track_caller]
+    pub(crate) fn admin(&self, path: &str) -> super::Message {
+        Raw::connect(self.admin).get(path)
+    }
+
+    /// `/metrics`.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> Samples {
+        let answer = self.admin("/metrics");
+        assert_eq!(answer.status(), 200);
+        Samples::parse(answer.text())
+    }
+
+    /// One metric, summed over what the labels leave open.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.metrics().sum(name, labels)
+    }
+
+    /// Requests in flight at all backends.
+    #[track_caller]
+    pub(crate) fn in_flight(&self) -> f64 {
+        self.metric("evenkeel_in_flight", &[])
+    }
+
+    /// The lines of the access log, once there are `count`.
+    #[track_caller]
+    pub(crate) fn log(&self, count: usize) -> Vec<serde_json::Value> {
+        let path = self.log.as_ref().expect("Setup::logged");
+        eventually("lines in the access log", || {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<_> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+            (text.ends_with('\n') && lines.len() >= count).then_some(lines)
+        })
+    }
+
+    /// Waits until the pool's backend `name` has this health.
+    #[track_caller]
+    pub(crate) fn wait_health(&self, name: &str, state: &str) {
+        until(&format!("{name} {state}"), || {
+            self.metric("evenkeel_backend_state", &[("backend", name), ("state", state)]) == 1.0
+        });
+    }
+
+    /// Drains and ends it.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> Summary {
+        self.handle.shutdown();
+        let end = self.end.take().unwrap();
+        end.recv_timeout(PATIENCE).expect("the balancer ends")
+    }
+}
+
+impl Drop for TestProxy {
+    fn drop(&mut self) {
+        let Some(end) = self.end.take() else { return };
+        if std::thread::panicking() {
+            self.handle.abort();
+            return;
+        }
+        until("nothing in flight", || self.in_flight() == 0.0);
+        self.handle.shutdown();
+        let summary = end.recv_timeout(PATIENCE).expect("the balancer ends");
+        assert!(summary.clean, "{summary}");
+    }
+}
