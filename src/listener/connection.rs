@@ -32,6 +32,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FIRST_BYTES: usize = 4 * 1024;
 /// Room above the limits, so that our own check answers 414 and 431 with a body before hyper's parser does without.
 const BUFFER_SLACK: usize = 16 * 1024;
+/// Header fields that hyper takes unasked.
+const HYPER_MAX_HEADERS: usize = 100;
 /// An idle connection leaves hyper after this long: long enough that a busy one never does.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 /// An answer to a client that never finished its head: nothing can be routed, so nobody is asked.
@@ -139,8 +141,11 @@ fn http1_builder(listener: &ListenerPlan) -> http1::Builder {
         .half_close(false)
         // Deadlines are the sweep's: a tokio timer per request costs 9 % (data-path.md).
         .header_read_timeout(None)
-        .max_headers(listener.max_headers.saturating_add(1))
         .max_buf_size(listener.max_header_bytes.saturating_add(listener.max_uri).saturating_add(BUFFER_SLACK));
+    // hyper's own default; saying so again would cost it an allocation for every head.
+    if listener.max_headers != HYPER_MAX_HEADERS {
+        builder.max_headers(listener.max_headers);
+    }
     builder
 }
 

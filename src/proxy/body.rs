@@ -194,7 +194,7 @@ pub(super) enum Inner<B> {
 #[derive(Debug)]
 struct Tracked {
     lease: Option<Lease>,
-    story: Story,
+    story: Box<Story>,
     ended: bool,
 }
 
@@ -204,7 +204,7 @@ where
     B::Error: fmt::Display,
 {
     /// An answer of ours.
-    pub(super) fn fixed(body: Bytes, story: Story) -> Self {
+    pub(super) fn fixed(body: Bytes, story: Box<Story>) -> Self {
         Self { inner: Inner::Fixed(body), tracked: Some(Tracked { lease: None, story, ended: false }) }
     }
 
@@ -214,7 +214,7 @@ where
     }
 
     /// A backend's answer.
-    pub(super) fn upstream(inner: Inner<B>, lease: Lease, story: Story) -> Self {
+    pub(super) fn upstream(inner: Inner<B>, lease: Lease, story: Box<Story>) -> Self {
         let mut this = Self { inner, tracked: Some(Tracked { lease: Some(lease), story, ended: false }) };
         if this.is_done() {
             this.ended_well();

@@ -88,7 +88,7 @@ impl Proxy {
                     }
                 },
             };
-            let exchange = self.exchange(order, lease, connection, body, story);
+            let exchange = Box::new(self.exchange(order, lease, connection, body, story));
             let failed = match exchange.head(|head| pass_on(order, story, head)).await {
                 Ok((head, body)) => {
                     let Head { status, headers, upgrade, .. } = head;

@@ -1,6 +1,6 @@
 //! What a request may look like at all: refuses what hyper's parser lets through. Pure; runs before routing.
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
 
@@ -16,6 +16,42 @@ pub struct Framed {
     pub expect_continue: bool,
 }
 
+/// The fields that framing depends on, found in one walk over the head: a look-up by name costs a hash each.
+#[derive(Default)]
+struct Fields<'a> {
+    bytes: usize,
+    hosts: usize,
+    host: Option<&'a HeaderValue>,
+    lengths: usize,
+    length: Option<&'a HeaderValue>,
+    codings: usize,
+    coding: Option<&'a HeaderValue>,
+    expect: Option<&'a HeaderValue>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            // Name, value, colon, space, line end.
+            fields.bytes += name.as_str().len() + value.len() + 4;
+            if *name == header::HOST {
+                fields.hosts += 1;
+                fields.host = Some(value);
+            } else if *name == header::CONTENT_LENGTH {
+                fields.lengths += 1;
+                fields.length = Some(value);
+            } else if *name == header::TRANSFER_ENCODING {
+                fields.codings += 1;
+                fields.coding = Some(value);
+            } else if *name == header::EXPECT {
+                fields.expect = Some(value);
+            }
+        }
+        fields
+    }
+}
+
 /// Checks a request head.
 ///
 /// # Errors
@@ -25,17 +61,20 @@ pub fn check(head: &Parts, limits: &ListenerPlan) -> Result<Framed, Refusal> {
         return Err(Refusal::MethodNotAllowed);
     }
     target(head, limits)?;
-    sizes(&head.headers, limits)?;
-    hosts(head)?;
-    let content_length = content_length(&head.headers)?;
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        transfer_encoding(head, content_length)?;
+    let fields = Fields::of(&head.headers);
+    if head.headers.len() > limits.max_headers || fields.bytes > limits.max_header_bytes {
+        return Err(Refusal::HeadTooLarge);
+    }
+    hosts(head, &fields)?;
+    let content_length = content_length(&fields)?;
+    if fields.codings > 0 {
+        transfer_encoding(head, &fields, content_length)?;
     }
     if limits.max_body != 0 && content_length.is_some_and(|length| length > limits.max_body) {
         return Err(Refusal::BodyTooLarge);
     }
     let expect_continue = head.version == Version::HTTP_11
-        && head.headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        && fields.expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     Ok(Framed { content_length, expect_continue })
 }
 
@@ -58,37 +97,45 @@ fn target(head: &Parts, limits: &ListenerPlan) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn sizes(headers: &HeaderMap, limits: &ListenerPlan) -> Result<(), Refusal> {
-    if headers.len() > limits.max_headers {
-        return Err(Refusal::HeadTooLarge);
+/// RFC 9112 section 3.2: one valid `Host`, in HTTP/1.1 always; in HTTP/2 none that disagrees with `:authority`.
+fn hosts(head: &Parts, fields: &Fields<'_>) -> Result<(), Refusal> {
+    let Some(host) = fields.host else {
+        return match head.version {
+            Version::HTTP_11 => Err(Refusal::Malformed("Host is missing")),
+            Version::HTTP_2 if head.uri.authority().is_none() => Err(Refusal::Malformed("neither :authority nor Host")),
+            _ => Ok(()),
+        };
+    };
+    if fields.hosts > 1 {
+        return Err(Refusal::Malformed("more than one Host"));
     }
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if bytes > limits.max_header_bytes { Err(Refusal::HeadTooLarge) } else { Ok(()) }
+    if !is_host(host.as_bytes()) {
+        return Err(Refusal::Malformed("Host is not valid"));
+    }
+    let disagrees =
+        |authority: &http::uri::Authority| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+    if head.version == Version::HTTP_2 && head.uri.authority().is_some_and(disagrees) {
+        return Err(Refusal::Malformed("Host and :authority disagree"));
+    }
+    Ok(())
 }
 
-/// RFC 9112 section 3.2: one valid `Host`, in HTTP/1.1 always; in HTTP/2 none that disagrees with `:authority`.
-fn hosts(head: &Parts) -> Result<(), Refusal> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err(Refusal::Malformed("more than one Host")),
-        (None, _) if head.version == Version::HTTP_11 => Err(Refusal::Malformed("Host is missing")),
-        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_none() => {
-            Err(Refusal::Malformed("neither :authority nor Host"))
-        }
-        (None, _) => Ok(()),
-        (Some(host), None) => {
-            if !is_host(host.as_bytes()) {
-                return Err(Refusal::Malformed("Host is not valid"));
-            }
-            let disagrees =
-                |authority: &http::uri::Authority| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
-            if head.version == Version::HTTP_2 && head.uri.authority().is_some_and(disagrees) {
-                return Err(Refusal::Malformed("Host and :authority disagree"));
-            }
-            Ok(())
-        }
+/// Bytes of a registered name (RFC 3986 section 3.2.2, without the comma, which lists would hide behind).
+const IN_HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let extra = b"-._~%!$&'()*+;=";
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
     }
-}
+    let mut index = 0;
+    while index < extra.len() {
+        table[extra[index] as usize] = true;
+        index += 1;
+    }
+    table
+};
 
 /// Whether `host` is `uri-host [":" port]` of RFC 9110 section 7.2, by its bytes. Empty is allowed there.
 pub fn is_host(host: &[u8]) -> bool {
@@ -106,7 +153,7 @@ pub fn is_host(host: &[u8]) -> bool {
     let good_name = if bracketed {
         !name.is_empty() && name.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
     } else {
-        name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte))
+        name.iter().all(|byte| IN_HOST[usize::from(*byte)])
     };
     let good_port = match port {
         [] => true,
@@ -120,31 +167,29 @@ pub fn is_host(host: &[u8]) -> bool {
     good_name && good_port
 }
 
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
+fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, Refusal> {
+    let Some(value) = fields.length else { return Ok(None) };
+    if fields.lengths > 1 {
         return Err(Refusal::Malformed("more than one Content-Length"));
     }
-    let digits = first.as_bytes();
+    let digits = value.as_bytes();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Refusal::Malformed("Content-Length is not a number"));
     }
-    let length = first.to_str().ok().and_then(|text| text.parse().ok());
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
     length.map(Some).ok_or(Refusal::Malformed("Content-Length is too large"))
 }
 
 /// Only one exact `chunked`, in HTTP/1.1, without `Content-Length`.
-fn transfer_encoding(head: &Parts, content_length: Option<u64>) -> Result<(), Refusal> {
+fn transfer_encoding(head: &Parts, fields: &Fields<'_>, content_length: Option<u64>) -> Result<(), Refusal> {
     if head.version != Version::HTTP_11 {
         return Err(Refusal::Malformed("Transfer-Encoding belongs to HTTP/1.1"));
     }
     if content_length.is_some() {
         return Err(Refusal::Malformed("both Content-Length and Transfer-Encoding"));
     }
-    let mut values = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+    match fields.coding {
+        Some(value) if fields.codings == 1 && value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
         _ => Err(Refusal::NotImplemented("the only transfer coding is a single chunked")),
     }
 }

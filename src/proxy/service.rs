@@ -95,7 +95,7 @@ impl Proxy {
         downstream: &Downstream,
         framed: Framed,
         mut body: Option<RequestBody<B>>,
-        mut story: Story,
+        mut story: Box<Story>,
     ) -> Response<ProxyBody<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
@@ -198,7 +198,7 @@ impl Proxy {
 }
 
 /// An answer of our own.
-fn refuse<B>(refusal: Refusal, mut story: Story) -> Response<ProxyBody<B>>
+fn refuse<B>(refusal: Refusal, mut story: Box<Story>) -> Response<ProxyBody<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
@@ -210,7 +210,7 @@ where
 }
 
 /// The backend's answer, with lease and story on board.
-fn respond<B>(answer: Answer<B>, lease: Lease, mut story: Story) -> Response<ProxyBody<B>>
+fn respond<B>(answer: Answer<B>, lease: Lease, mut story: Box<Story>) -> Response<ProxyBody<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,

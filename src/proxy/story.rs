@@ -57,9 +57,11 @@ impl Story {
         arrived: Instant,
         proxy: Rc<Proxy>,
         downstream: Rc<Downstream>,
-    ) -> Self {
+    ) -> Box<Self> {
         downstream.busy.set(downstream.busy.get() + 1);
-        Self {
+        // Boxed: it is moved many times, and every move of its 500 bytes costs more than the allocation (measured:
+        // with the exchange, 5.1 k of 31 k instructions per request were such copies).
+        Box::new(Self {
             head,
             request_id,
             client,
@@ -80,7 +82,7 @@ impl Story {
             end: End::ClientGone,
             proxy,
             downstream,
-        }
+        })
     }
 
     /// An attempt begins.

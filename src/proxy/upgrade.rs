@@ -46,12 +46,12 @@ fn names_upgrade(headers: &HeaderMap) -> bool {
 pub struct Tunnel {
     backend: Upgraded,
     lease: Lease,
-    story: Story,
+    story: Box<Story>,
     idle: Duration,
 }
 
 impl Tunnel {
-    pub(super) fn new(backend: Upgraded, lease: Lease, story: Story) -> Self {
+    pub(super) fn new(backend: Upgraded, lease: Lease, story: Box<Story>) -> Self {
         let idle = lease.live().plan.timeouts.tunnel_idle;
         Self { backend, lease, story, idle }
     }

@@ -152,7 +152,10 @@ where
     ///
     /// # Errors
     /// [`Failed`] with the body, if another backend may still be tried.
-    pub async fn head(mut self, mut informational: impl FnMut(&Head)) -> Result<(Head, ResponseBody<B>), Failed<B>> {
+    pub async fn head(
+        mut self: Box<Self>,
+        mut informational: impl FnMut(&Head),
+    ) -> Result<(Head, ResponseBody<B>), Failed<B>> {
         match poll_fn(|cx| self.poll_head(cx, &mut informational)).await {
             Ok(head) => {
                 let body = match head.status {
@@ -449,7 +452,8 @@ where
 /// The body of a response, read from the backend as it is polled.
 #[derive(Debug)]
 pub struct ResponseBody<B> {
-    exchange: Option<Exchange<B>>,
+    /// Boxed: it is large, and a response body is moved many times on its way into hyper.
+    exchange: Option<Box<Exchange<B>>>,
     decoder: Decoder,
     keep_alive: bool,
     /// The connection, once the body was read to its end and may be used again.
@@ -469,7 +473,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Fault>,
 {
-    fn new(exchange: Exchange<B>, framing: Framing, keep_alive: bool) -> Self {
+    fn new(exchange: Box<Exchange<B>>, framing: Framing, keep_alive: bool) -> Self {
         let decoder = match framing {
             Framing::Empty => Decoder::Done,
             Framing::Length(length) => Decoder::Length(length),
@@ -484,7 +488,7 @@ where
     }
 
     /// The backend has agreed to another protocol: there is no body, and the connection is the tunnel's.
-    fn upgraded(exchange: Exchange<B>) -> Self {
+    fn upgraded(exchange: Box<Exchange<B>>) -> Self {
         Self { exchange: Some(exchange), decoder: Decoder::Done, keep_alive: false, spare: None }
     }
 
