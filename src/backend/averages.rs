@@ -71,11 +71,12 @@ impl Averages {
         };
         // Nothing takes no time at all; 0 would read as "unknown".
         let cost = cost.max(1e-6);
-        let before = self.last.fetch_max(at_nanos + 1, Relaxed);
+        let before = self.last.load(Relaxed);
+        self.last.store(before.max(at_nanos + 1), Relaxed);
         let gap = (at_nanos + 1).saturating_sub(before) as f64 / 1e9 / DECAY_SECONDS;
         // What was measured before a pause of five seconds counts for half, before one of ten for a twentieth: the first
         // answer of a backend that is tried again must be believed, or it waits for many more trials.
-        let kept = if before == 0 { 0.0 } else { (-3.0 * gap * gap).exp() };
+        let kept = if before == 0 { 0.0 } else { decay(3.0 * gap * gap) };
         let response = Mean::load(&self.response).decayed(kept);
         total.map_or(response, |total| response.with(total)).store(&self.response);
         Mean::load(&self.cost).decayed(kept).with(cost).store(&self.cost);
@@ -83,8 +84,8 @@ impl Averages {
         let next = if cost > peak {
             cost
         } else {
-            let decay = (-gap).exp();
-            peak * decay + cost * (1.0 - decay)
+            let kept = decay(gap);
+            peak * kept + cost * (1.0 - kept)
         };
         self.peak.store(next.to_bits(), Relaxed);
     }
@@ -118,7 +119,7 @@ impl Averages {
             return Some(cost);
         }
         let age = self.age(at_nanos) / DECAY_SECONDS;
-        Some(cost * (-age * age).exp())
+        Some(cost * decay(age * age))
     }
 
     /// Peak-EWMA; it decays while the backend is idle.
@@ -128,7 +129,7 @@ impl Averages {
         if peak == 0.0 {
             return None;
         }
-        Some(if idle { peak * (-self.age(at_nanos) / DECAY_SECONDS).exp() } else { peak })
+        Some(if idle { peak * decay(self.age(at_nanos) / DECAY_SECONDS) } else { peak })
     }
 
     /// Nanoseconds since the last sample.
@@ -142,6 +143,17 @@ impl Averages {
     fn age(&self, at_nanos: u64) -> f64 {
         (at_nanos + 1).saturating_sub(self.last.load(Relaxed)) as f64 / 1e9
     }
+}
+
+/// exp(−`age`), as (1 − age ÷ 256)^256: within 0.005 of it, monotone, never negative, and a third of the price, which
+/// matters where hundreds of candidates fade in one pick.
+#[inline]
+fn decay(age: f64) -> f64 {
+    let mut power = (1.0 - age / 256.0).max(0.0);
+    for _ in 0..8 {
+        power *= power;
+    }
+    power
 }
 
 /// A mean and the samples it rests on, two f32 in one word.
@@ -273,6 +285,17 @@ mod tests {
         }
         assert!((averages.scaled_body(4.0, 4000) - 1.0).abs() < 1e-3);
         assert!((averages.scaled_body(0.0, 0)).abs() < 1e-9, "an empty body is no division by zero");
+    }
+
+    #[test]
+    fn the_cheap_decay_is_near_the_true_one() {
+        let mut last = 1.1;
+        for step in 0..3000 {
+            let age = f64::from(step) * 0.1;
+            let found = decay(age);
+            assert!((found - (-age).exp()).abs() < 0.005 && (0.0..=last).contains(&found), "{age}: {found}");
+            last = found;
+        }
     }
 
     #[test]

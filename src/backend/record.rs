@@ -12,7 +12,7 @@ use super::Outcome;
 use super::health::{Health, HealthChange, HealthRules, HealthState};
 use super::identity::stable_hash;
 use super::probes::{ProbeResult, Probes};
-use super::stats::{AttemptResult, Stats};
+use super::stats::{AttemptResult, Stats, nanos_between};
 use crate::config::{Address, AdminState, SlowStartPlan};
 
 /// Names one [`Backend`] for the life of the process; never reused.
@@ -332,6 +332,17 @@ impl Backend {
         }
     }
 
+    /// The last resource sample if it is no older than `expiry`, else one that knows nothing.
+    #[inline]
+    pub fn resources_within(&self, expiry: Duration, now: Instant) -> Resources {
+        let sampled = self.resources.sampled.load(Relaxed);
+        let oldest = self.nanos(now).saturating_sub(expiry.as_nanos() as u64);
+        if sampled == 0 || sampled - 1 < oldest {
+            return Resources::default();
+        }
+        self.resources()
+    }
+
     /// Stores a resource sample. Its `in_flight` must be this backend's at the moment of sampling.
     pub fn set_resources(&self, sample: Resources) {
         let bits = |value: Option<f64>| value.unwrap_or(f64::NAN).to_bits();
@@ -344,7 +355,7 @@ impl Backend {
     /// `at` as nanoseconds after this record was made; 0 for earlier moments.
     #[inline]
     pub fn nanos(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.born).as_nanos() as u64
+        nanos_between(self.born, at)
     }
 
     /// Adds one in flight unless the limit forbids it.

@@ -1,7 +1,11 @@
 //! Least response time: the backend that is expected to answer first, by its own recent answers and its present load.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use super::choice::{Numbers, cheapest, load};
 use super::{Pick, PickContext, Strategy};
+use crate::backend::Backend;
 
 /// Least average × (in flight + 1) ÷ weight, over all candidates.
 ///
@@ -14,30 +18,34 @@ pub(super) struct LeastResponseTime;
 
 impl Strategy for LeastResponseTime {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
-        let costs = costs(cx);
-        cheapest(costs.into_iter(), cx.rng)
+        let now = cx.now;
+        let mut unknown = false;
+        let costs = cx.candidates.iter().map(|backend| {
+            let average = average(backend, now);
+            unknown |= average.is_none();
+            average.unwrap_or(0.0) * load(backend, backend.weight(now))
+        });
+        let pick = cheapest(costs, cx.rng);
+        if unknown {
+            return cheapest(costs_with_unknown(cx).into_iter(), cx.rng);
+        }
+        pick
     }
 
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
-        costs(cx).into_vec()
+        costs_with_unknown(cx).into_vec()
     }
 }
 
-fn costs(cx: &PickContext<'_>) -> Numbers {
-    // Not a number: unknown.
-    let averages: Numbers = cx
-        .candidates
-        .iter()
-        .map(|backend| backend.stats.average_cost(cx.now, backend.in_flight() == 0).unwrap_or(f64::NAN))
-        .collect();
-    let fastest = averages.iter().copied().fold(f64::NAN, f64::min);
+#[inline]
+fn average(backend: &Arc<Backend>, now: Instant) -> Option<f64> {
+    backend.stats.average_cost(now, backend.in_flight() == 0)
+}
+
+fn costs_with_unknown(cx: &PickContext<'_>) -> Numbers {
+    let known = || cx.candidates.iter().filter_map(|backend| average(backend, cx.now));
     // When nobody is known, all are alike and the load decides.
-    let fastest = if fastest.is_nan() { 1.0 } else { fastest };
-    let pairs = cx.candidates.iter().zip(&averages);
-    pairs
-        .map(|(backend, average)| {
-            let average = if average.is_nan() { fastest } else { *average };
-            average * load(backend, backend.weight(cx.now))
-        })
-        .collect()
+    let fastest = known().reduce(f64::min).unwrap_or(1.0);
+    let cost = |backend| average(backend, cx.now).unwrap_or(fastest) * load(backend, backend.weight(cx.now));
+    cx.candidates.iter().map(cost).collect()
 }

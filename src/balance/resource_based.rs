@@ -1,11 +1,10 @@
 //! Resource based: shares by how much of each backend is still free, from samples of CPU and memory and from our own
 //! requests in flight.
 
-use std::time::{Duration, Instant};
+use smallvec::SmallVec;
 
 use super::choice::{Numbers, by_share, drawn};
 use super::{Pick, PickContext, Strategy};
-use crate::backend::{Backend, Resources};
 use crate::config::ResourceBasedPlan;
 
 /// Slots that a backend without a limit is taken to have, where a sample is brought up to date. Model servers batch 8 to
@@ -36,94 +35,108 @@ impl ResourceBased {
 
 impl Strategy for ResourceBased {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
+        let mut total = 0.0;
         let shares: Numbers = self
-            .uses(cx)
-            .into_iter()
-            .zip(cx.candidates)
-            .map(|(in_use, backend)| backend.weight(cx.now) * (1.0 - in_use).max(LEAST_FREE).powi(SHARPNESS))
+            .look(cx)
+            .iter()
+            .map(|seen| {
+                let free = (1.0 - seen.in_use).max(LEAST_FREE);
+                let share = seen.weight * free.powi(SHARPNESS);
+                total += share;
+                share
+            })
             .collect();
-        let total: f64 = shares.iter().sum();
         let index = by_share(&shares, total, cx.rng);
         shares.get(index).map(|share| drawn(index, share / total))
     }
 
     /// Use ÷ weight.
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
-        let pairs = self.uses(cx).into_iter().zip(cx.candidates);
-        pairs.map(|(in_use, backend)| in_use / backend.weight(cx.now)).collect()
+        self.look(cx).iter().map(|seen| seen.in_use / seen.weight).collect()
     }
+}
+
+/// A candidate as this pick sees it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    weight: f64,
+    /// Sampled fractions, brought up to date; not a number: unknown.
+    cpu: f64,
+    memory: f64,
+    /// Requests in flight per slot (or weight).
+    load: f64,
+    /// All together: 0 nothing is in use, 1 all, above 1 far more load than the others have.
+    in_use: f64,
 }
 
 impl ResourceBased {
-    /// How much of each candidate is in use: 0 nothing, 1 all, above 1 far more load than the others have.
-    fn uses(&self, cx: &PickContext<'_>) -> Numbers {
-        let (mut cpu, mut memory, mut load) = (Numbers::new(), Numbers::new(), Numbers::new());
-        let mut capacity = 0.0;
+    fn look(&self, cx: &PickContext<'_>) -> SmallVec<[Seen; 32]> {
         let limited = cx.candidates.iter().all(|backend| backend.max_in_flight() != 0);
-        for backend in cx.candidates {
-            let sample = fresh(backend, self.plan.expiry, cx.now);
-            let change = change_since(&sample, backend);
-            cpu.push(sample.cpu.map_or(f64::NAN, |part| brought_up(part, change)));
-            memory.push(sample.memory.map_or(f64::NAN, |part| brought_up(part, change)));
-            let slots = if limited { f64::from(backend.max_in_flight()) } else { backend.weight(cx.now) };
-            capacity += slots;
-            load.push(f64::from(backend.in_flight()) / slots);
-        }
-        // Relative: the mean counts as half in use, so an even load neither attracts nor repels. One request on an
-        // average backend is added to both sides, or the first few of a quiet pool would look like a rush.
-        let count = load.len().max(1) as f64;
+        let mut capacity = 0.0;
+        let mut seen: SmallVec<[Seen; 32]> = cx
+            .candidates
+            .iter()
+            .map(|backend| {
+                let weight = backend.weight(cx.now);
+                let in_flight = f64::from(backend.in_flight());
+                let limit = f64::from(backend.max_in_flight());
+                let slots = if limited { limit } else { weight };
+                capacity += slots;
+                let sample = backend.resources_within(self.plan.expiry, cx.now);
+                let usual = if limit == 0.0 { USUAL_SLOTS } else { limit };
+                let change = ((in_flight - f64::from(sample.in_flight)) / usual).clamp(-1.0, 1.0);
+                Seen {
+                    weight,
+                    cpu: sample.cpu.map_or(f64::NAN, |part| brought_up(part, change)),
+                    memory: sample.memory.map_or(f64::NAN, |part| brought_up(part, change)),
+                    load: in_flight / slots,
+                    in_use: 0.0,
+                }
+            })
+            .collect();
+        self.sum_up(&mut seen, capacity);
+        seen
+    }
+
+    fn sum_up(&self, seen: &mut [Seen], capacity: f64) {
+        let count = seen.len().max(1) as f64;
+        // Load is relative: the mean counts as half in use, so an even load neither attracts nor repels. One request on
+        // an average backend is added to both sides, or the first few of a quiet pool would look like a rush.
         let one = count / capacity;
-        let mean = load.iter().sum::<f64>() / count;
-        load.iter_mut().for_each(|part| *part = (*part + one) / (2.0 * (mean + one)));
-        let mut uses: Numbers = load.iter().map(|part| part * self.plan.in_flight).collect();
-        let mut weights = self.plan.in_flight;
-        for (parts, weight) in [(&cpu, self.plan.cpu), (&memory, self.plan.memory)] {
-            // A resource that is known of nobody has no say.
-            let Some(neutral) = mean_of_known(parts) else { continue };
-            weights += weight;
-            for (sum, part) in uses.iter_mut().zip(parts) {
-                *sum += weight * if part.is_nan() { neutral } else { *part };
-            }
+        let mean = seen.iter().map(|seen| seen.load).sum::<f64>() / count;
+        // A resource that is known of nobody has no say; what is unknown of one counts as the mean of the known.
+        let cpu = mean_of_known(seen.iter().map(|seen| seen.cpu));
+        let memory = mean_of_known(seen.iter().map(|seen| seen.memory));
+        let cpu_weight = if cpu.is_some() { self.plan.cpu } else { 0.0 };
+        let memory_weight = if memory.is_some() { self.plan.memory } else { 0.0 };
+        let weights = cpu_weight + memory_weight + self.plan.in_flight;
+        if weights <= 0.0 {
+            return;
         }
-        if weights > 0.0 {
-            uses.iter_mut().for_each(|sum| *sum /= weights);
+        let of = |part: f64, mean: Option<f64>| if part.is_nan() { mean.unwrap_or(0.0) } else { part };
+        let relative = self.plan.in_flight / (2.0 * (mean + one));
+        for seen in seen {
+            let load = (seen.load + one) * relative;
+            seen.in_use = (of(seen.cpu, cpu) * cpu_weight + of(seen.memory, memory) * memory_weight + load) / weights;
         }
-        uses
     }
 }
 
-/// The sample of a backend, without what is too old.
-#[inline]
-fn fresh(backend: &Backend, expiry: Duration, now: Instant) -> Resources {
-    let sample = backend.resources();
-    match sample.sampled {
-        Some(at) if now.saturating_duration_since(at) <= expiry => sample,
-        Some(_) | None => Resources::default(),
-    }
-}
-
-/// By what part of its slots the backend's load has changed since the sample, −1..=1.
-#[inline]
-fn change_since(sample: &Resources, backend: &Backend) -> f64 {
-    let slots = match backend.max_in_flight() {
-        0 => USUAL_SLOTS,
-        limit => f64::from(limit),
-    };
-    ((f64::from(backend.in_flight()) - f64::from(sample.in_flight)) / slots).clamp(-1.0, 1.0)
-}
-
-/// A sampled fraction after that change: new requests take their part of what was free, ended ones free theirs.
+/// A sampled fraction after a change of `change` of the backend's slots, −1..=1: new requests take their part of what was
+/// free, ended ones free theirs.
 #[inline]
 fn brought_up(part: f64, change: f64) -> f64 {
     let part = part.clamp(0.0, 1.0);
     if change >= 0.0 { part + (1.0 - part) * change } else { part * (1.0 + change) }
 }
 
-fn mean_of_known(parts: &[f64]) -> Option<f64> {
+fn mean_of_known(parts: impl Iterator<Item = f64>) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0.0);
-    for part in parts.iter().filter(|part| !part.is_nan()) {
-        sum += part;
-        count += 1.0;
+    for part in parts {
+        if !part.is_nan() {
+            sum += part;
+            count += 1.0;
+        }
     }
     (count > 0.0).then(|| sum / count)
 }

@@ -50,6 +50,14 @@ impl Strategy for RoundRobin {
 
 /// The candidate of the lowest slot from `from` on, or else of the lowest of all; its index and slot.
 fn next(cx: &PickContext<'_>, from: usize) -> Option<(usize, usize)> {
-    let key = |(index, slot): &(usize, usize)| (*slot < from, *slot, *index);
-    cx.candidates.iter().enumerate().map(|(index, backend)| (index, backend.slot)).min_by_key(key)
+    let mut first: Option<(usize, usize)> = None;
+    let mut following = None;
+    for (index, backend) in cx.candidates.iter().enumerate() {
+        let slot = backend.slot;
+        let best = if slot < from { &mut first } else { &mut following };
+        if best.is_none_or(|(_, lowest)| slot < lowest) {
+            *best = Some((index, slot));
+        }
+    }
+    following.or(first)
 }
