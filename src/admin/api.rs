@@ -1,4 +1,4 @@
-//! The routes and the handlers of the read side.
+//! The routes, and the handlers of the read side.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::error::{REQUEST_ID, request_id};
 use super::room::Phase;
 use super::views::{BackendView, PoolView, StatusView, backend_etag, pool_etag};
-use super::{AdminState, ApiError, auth, dashboard, scrape};
+use super::{AdminState, ApiError, auth, changes, dashboard, scrape};
 use crate::clock;
 use crate::pool::Pool;
 
@@ -28,8 +28,14 @@ pub fn router(admin: Arc<AdminState>) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/pools", get(pools))
         .route("/api/v1/pools/{pool}", get(one_pool))
-        .route("/api/v1/pools/{pool}/backends", get(backends))
-        .route("/api/v1/pools/{pool}/backends/{name}", get(one_backend))
+        .route("/api/v1/pools/{pool}/backends", get(backends).post(changes::add))
+        .route("/api/v1/pools/{pool}/backends/{name}", get(one_backend).patch(changes::patch).delete(changes::remove))
+        .route("/api/v1/pools/{pool}/backends/{name}/drain", post(changes::drain))
+        .route("/api/v1/pools/{pool}/backends/{name}/undrain", post(changes::undrain))
+        .route("/api/v1/pools/{pool}/backends/{name}/resources", put(changes::resources))
+        .route("/api/v1/pools/{pool}/check", post(changes::check))
+        .route("/api/v1/pools/{pool}/health", put(changes::health))
+        .route("/api/v1/pools/{pool}/strategy", put(changes::strategy))
         .route("/api/v1/reload", post(reload))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
@@ -128,13 +134,13 @@ async fn reload(State(admin): State<Arc<AdminState>>) -> Result<Json<Value>, Api
 }
 
 /// The pool of that name.
-fn find(admin: &AdminState, name: &str) -> Result<Arc<Pool>, ApiError> {
+pub(super) fn find(admin: &AdminState, name: &str) -> Result<Arc<Pool>, ApiError> {
     let pools = admin.room.snapshot().pools;
     pools.into_iter().find(|pool| *pool.name == *name).ok_or_else(|| ApiError::not_found("pool", name))
 }
 
 /// JSON with an entity tag, for `If-Match`.
-fn tagged(tag: String, view: impl Serialize) -> Response {
+pub(super) fn tagged(tag: String, view: impl Serialize) -> Response {
     let mut response = Json(view).into_response();
     if let (false, Ok(tag)) = (tag.is_empty(), HeaderValue::from_str(&tag)) {
         response.headers_mut().insert(header::ETAG, tag);

@@ -7,8 +7,10 @@
 
 mod api;
 mod auth;
+mod changes;
 mod dashboard;
 mod error;
+mod extract;
 mod room;
 mod scrape;
 mod serve;
@@ -16,7 +18,10 @@ mod views;
 
 pub use api::router;
 pub use error::ApiError;
-pub use room::{ControlRoom, LastReload, Listening, Phase, Refused, ReloadDone, Reply, Snapshot};
+pub use room::{
+    Alteration, Change, ChangeError, ControlRoom, LastReload, Listening, Phase, Precondition, Refused, ReloadDone,
+    Reply, Snapshot,
+};
 pub use serve::serve;
 
 use std::sync::Arc;

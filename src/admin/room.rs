@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::backend::BackendId;
+use crate::backend::{Backend, BackendId, ProbeReport};
+use crate::config::{AdminState, StrategyKind};
 use crate::pool::Pool;
 
 /// The answer to something asked, on its way.
@@ -31,6 +32,15 @@ pub trait ControlRoom: fmt::Debug + Send + Sync + 'static {
 
     /// Reads the configuration file again and applies it, like SIGHUP.
     fn reload(&self) -> Reply<'_, Result<ReloadDone, Refused>>;
+
+    /// Makes a change. When it has answered, the change is in force.
+    fn change(&self, change: Change) -> Reply<'_, Result<(), ChangeError>> {
+        let _ = change;
+        Box::pin(async { Err(ChangeError::Unavailable("this balancer takes no changes")) })
+    }
+
+    /// Probes every backend of the pool now, and reports in the pool's order.
+    fn check(&self, pool: Arc<Pool>) -> Reply<'_, Vec<(Arc<Backend>, ProbeReport)>>;
 }
 
 /// The state of the moment.
@@ -114,4 +124,80 @@ pub struct Refused {
     pub message: String,
     /// Every fault: for a configuration file as `evenkeel check --format json` shows them.
     pub errors: Vec<Value>,
+}
+
+/// A change of a running pool.
+pub struct Change {
+    /// The pool's name.
+    pub pool: String,
+    /// What to change.
+    pub what: Alteration,
+    /// Must hold of the pool when the change is made; else [`ChangeError::TagMismatch`]. `If-Match` in other words.
+    pub only_if: Option<Precondition>,
+}
+
+/// See [`Change::only_if`].
+pub type Precondition = Box<dyn Fn(&Pool) -> bool + Send>;
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, what, only_if } = self;
+        f.debug_struct("Change").field("pool", pool).field("what", what).field("only_if", &only_if.is_some()).finish()
+    }
+}
+
+/// What can be changed while we run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Alteration {
+    /// Adds a backend, described by the keys of its TOML table.
+    Add(serde_json::Map<String, Value>),
+    /// Changes what an operator may set; `None` stays as it is.
+    Patch {
+        /// The backend's name.
+        backend: String,
+        /// 1..=1000
+        weight: Option<u32>,
+        /// 0: no limit.
+        max_in_flight: Option<u32>,
+        /// What is wanted of it.
+        state: Option<AdminState>,
+    },
+    /// Removes a backend gracefully: no new requests, those in flight have `drain_timeout`.
+    Remove {
+        /// The backend's name.
+        backend: String,
+        /// `None`: the server's `drain_timeout`.
+        drain_timeout: Option<Duration>,
+    },
+    /// Sends a backend no new sessions; pinned ones move after `timeout`.
+    Drain {
+        /// The backend's name.
+        backend: String,
+        /// `None`: the server's `drain_timeout`.
+        timeout: Option<Duration>,
+    },
+    /// Takes a drained backend back.
+    Undrain {
+        /// The backend's name.
+        backend: String,
+    },
+    /// Balances by another strategy.
+    Strategy(StrategyKind),
+}
+
+/// Why a change was not made.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChangeError {
+    /// No such pool.
+    NoPool,
+    /// No such backend.
+    NoBackend,
+    /// The name is taken.
+    NameTaken,
+    /// [`Change::only_if`] does not hold.
+    TagMismatch,
+    /// It makes no sense, in a sentence, with every fault as JSON.
+    Invalid(String, Vec<Value>),
+    /// Nobody can change anything now.
+    Unavailable(&'static str),
 }

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::backend::{BackendId, CodeClass, InFlight, Outcome, ProbeReport, ProbeResult, Resources};
+use crate::backend::{Backend, BackendId, CodeClass, InFlight, Outcome, ProbeReport, ProbeResult, Resources};
 use crate::config::{AdminState as Wanted, BackendPlan, PoolPlan, StrategyKind};
 use crate::pool::Pool;
 use crate::telemetry::metrics::lint;
@@ -23,6 +23,8 @@ struct Room {
     pools: Vec<Arc<Pool>>,
     phase: Mutex<Phase>,
     refuses: bool,
+    /// What was asked for and granted.
+    changes: Mutex<Vec<Alteration>>,
 }
 
 impl ControlRoom for Room {
@@ -58,6 +60,49 @@ impl ControlRoom for Room {
             if self.refuses { Err(refused()) } else { Ok(ReloadDone { diff: json!({ "added": ["pools.p.b"] }) }) };
         Box::pin(async { answer })
     }
+
+    /// As the control room does it, but only for what stands in the pool already.
+    fn change(&self, change: Change) -> Reply<'_, Result<(), ChangeError>> {
+        let answer = (|| {
+            let pool = self.pools.iter().find(|pool| *pool.name == *change.pool).ok_or(ChangeError::NoPool)?;
+            if change.only_if.as_ref().is_some_and(|holds| !holds(pool)) {
+                return Err(ChangeError::TagMismatch);
+            }
+            let mut plan = (*pool.plan()).clone();
+            let find = |name: &str| plan.backends.iter().position(|b| b.name == *name).ok_or(ChangeError::NoBackend);
+            match &change.what {
+                Alteration::Add(keys) if keys["name"] == "a" => return Err(ChangeError::NameTaken),
+                Alteration::Add(keys) if keys.len() < 2 => {
+                    return Err(ChangeError::Invalid("no address".to_owned(), vec![json!({ "key": "address" })]));
+                }
+                Alteration::Add(keys) => {
+                    let address = keys["address"].as_str().unwrap().parse().unwrap();
+                    plan.backends.push(BackendPlan::new(keys["name"].as_str().unwrap(), address));
+                }
+                Alteration::Patch { backend, weight, .. } => {
+                    let index = find(backend)?;
+                    plan.backends[index].weight = weight.unwrap_or(plan.backends[index].weight);
+                }
+                Alteration::Remove { backend, .. } => drop(plan.backends.remove(find(backend)?)),
+                Alteration::Drain { backend, .. } | Alteration::Undrain { backend } => drop(find(backend)?),
+                Alteration::Strategy(kind) => plan.strategy.kind = *kind,
+            }
+            pool.apply(Arc::new(plan), Instant::now());
+            self.changes.lock().unwrap().push(change.what);
+            Ok(())
+        })();
+        Box::pin(async { answer })
+    }
+
+    fn check(&self, pool: Arc<Pool>) -> Reply<'_, Vec<(Arc<Backend>, ProbeReport)>> {
+        let report = ProbeReport {
+            result: ProbeResult::Failed,
+            detail: "status 500".to_owned(),
+            took: Duration::from_millis(2),
+        };
+        let all = pool.set().members.iter().map(|backend| (Arc::clone(backend), report.clone())).collect();
+        Box::pin(async { all })
+    }
 }
 
 /// Pool `p` with backends `a` (up, used) and `b` (drained, unknown health).
@@ -83,7 +128,8 @@ fn pool() -> Arc<Pool> {
 }
 
 fn admin_with(token: Option<&str>, refuses: bool) -> (Arc<AdminState>, Arc<Room>) {
-    let room = Arc::new(Room { pools: vec![pool()], phase: Mutex::new(Phase::Running), refuses });
+    let room =
+        Arc::new(Room { pools: vec![pool()], phase: Mutex::new(Phase::Running), refuses, changes: Mutex::default() });
     let metrics = Arc::new(Metrics::new().unwrap());
     (AdminState::new(Arc::clone(&room) as _, metrics, token.map(str::to_owned), false), room)
 }
@@ -101,7 +147,25 @@ impl Answer {
 }
 
 async fn ask(router: &Router, request: axum::http::request::Builder) -> Answer {
-    let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    send(router, request.body(Body::empty()).unwrap()).await
+}
+
+/// A write from this machine, `METHOD PATH`, with a body.
+async fn write(router: &Router, line: &str, body: &str) -> Answer {
+    write_if(router, line, body, None).await
+}
+
+async fn write_if(router: &Router, line: &str, body: &str, tag: Option<&str>) -> Answer {
+    let (method, path) = line.split_once(' ').unwrap();
+    let mut request = Request::builder().method(method).uri(path).header("host", "localhost:9901");
+    if let Some(tag) = tag {
+        request = request.header("if-match", tag);
+    }
+    send(router, request.body(Body::from(body.to_owned())).unwrap()).await
+}
+
+async fn send(router: &Router, request: Request<Body>) -> Answer {
+    let response = router.clone().oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
@@ -307,7 +371,12 @@ async fn the_token_guards_all_but_the_probes() {
 
 #[tokio::test]
 async fn public_metrics_need_no_token() {
-    let room = Arc::new(Room { pools: vec![pool()], phase: Mutex::new(Phase::Running), refuses: false });
+    let room = Arc::new(Room {
+        pools: vec![pool()],
+        phase: Mutex::new(Phase::Running),
+        refuses: false,
+        changes: Mutex::default(),
+    });
     let admin = AdminState::new(room, Arc::new(Metrics::new().unwrap()), Some("t".to_owned()), true);
     let router = router(admin);
     assert_eq!(ask(&router, Request::get("/metrics")).await.status, StatusCode::OK);
@@ -355,6 +424,146 @@ async fn entity_tags_move_with_what_an_operator_changes_only() {
     pool.backend("a").unwrap().set_weight(7);
     let after = tags().await;
     assert!(after.0 != before.0 && after.1 != before.1);
+}
+
+#[tokio::test]
+async fn changes_are_made_and_shown() {
+    let (admin, room) = admin_with(None, false);
+    let router = router(admin);
+    let made = write(&router, "POST /api/v1/pools/p/backends", r#"{"name":"c","address":"127.0.0.1:3"}"#).await;
+    assert_eq!((made.status, &made.json()["name"]), (StatusCode::CREATED, &json!("c")));
+    assert!(made.headers.contains_key("etag"));
+    let patched = write(&router, "PATCH /api/v1/pools/p/backends/c", r#"{"weight":7,"state":"drain"}"#).await;
+    assert_eq!((patched.status, &patched.json()["weight"]), (StatusCode::OK, &json!(7)));
+    for verb in ["drain?timeout=90s", "undrain"] {
+        let answer = write(&router, &format!("POST /api/v1/pools/p/backends/c/{verb}"), "").await;
+        assert_eq!((answer.status, &answer.json()["name"]), (StatusCode::OK, &json!("c")), "{verb}");
+    }
+    let switched = write(&router, "PUT /api/v1/pools/p/strategy", r#"{"strategy":"random"}"#).await;
+    assert_eq!(switched.json(), json!({ "strategy": "random", "previous": "least_connections" }));
+    let removed = write(&router, "DELETE /api/v1/pools/p/backends/c?drain_timeout=30s", "").await;
+    assert_eq!((removed.status, &removed.json()["name"]), (StatusCode::ACCEPTED, &json!("c")));
+    let expected = [
+        Alteration::Add(json!({ "name": "c", "address": "127.0.0.1:3" }).as_object().unwrap().clone()),
+        Alteration::Patch { backend: "c".into(), weight: Some(7), max_in_flight: None, state: Some(Wanted::Drain) },
+        Alteration::Drain { backend: "c".into(), timeout: Some(Duration::from_secs(90)) },
+        Alteration::Undrain { backend: "c".into() },
+        Alteration::Strategy(StrategyKind::Random),
+        Alteration::Remove { backend: "c".into(), drain_timeout: Some(Duration::from_secs(30)) },
+    ];
+    assert_eq!(*room.changes.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_removal_that_waits_answers_when_the_backend_is_gone() {
+    let (admin, room) = admin_with(None, false);
+    let (router, pool) = (router(admin), Arc::clone(&room.pools[0]));
+    let held = InFlight::enter(&pool.backend("a").unwrap()).unwrap();
+    let waiting = {
+        let router = router.clone();
+        tokio::spawn(async move { write(&router, "DELETE /api/v1/pools/p/backends/a?wait=true", "").await })
+    };
+    while pool.backend("a").is_some() {
+        tokio::task::yield_now().await;
+    }
+    pool.tick(Instant::now());
+    assert!(!waiting.is_finished() && pool.leaving().len() == 1);
+    drop(held);
+    pool.tick(Instant::now());
+    let answer = waiting.await.unwrap();
+    assert_eq!((answer.status, &answer.json()["gone"]), (StatusCode::OK, &json!(true)));
+}
+
+#[tokio::test]
+async fn changes_that_are_refused() {
+    let (admin, room) = admin_with(None, false);
+    let router = router(admin);
+    let backends = "POST /api/v1/pools/p/backends";
+    let a = "/api/v1/pools/p/backends/a";
+    for (line, body, status, code) in [
+        (backends, r#"{"name":"a","address":"x:1"}"#, 409, "name_taken"),
+        (backends, r#"{"name":"c"}"#, 422, "invalid"),
+        (backends, r#"{"address":"x:1"}"#, 422, "invalid"),
+        (backends, r#"{"name":7}"#, 422, "invalid"),
+        (backends, "[]", 422, "invalid"),
+        (backends, "{", 400, "bad_request"),
+        (backends, "", 400, "bad_request"),
+        ("POST /api/v1/pools/x/backends", r#"{"name":"c"}"#, 404, "not_found"),
+        (&format!("PATCH {a}"), r#"{"weight":0}"#, 422, "invalid"),
+        (&format!("PATCH {a}"), r#"{"weight":1001}"#, 422, "invalid"),
+        (&format!("PATCH {a}"), r#"{"weight":-1}"#, 422, "invalid"),
+        (&format!("PATCH {a}"), r#"{"weihgt":1}"#, 422, "invalid"),
+        (&format!("PATCH {a}"), r#"{"state":"asleep"}"#, 422, "invalid"),
+        ("PATCH /api/v1/pools/p/backends/x", r#"{"weight":1}"#, 404, "not_found"),
+        ("DELETE /api/v1/pools/p/backends/x", "", 404, "not_found"),
+        (&format!("DELETE {a}?drain_timeout=soon"), "", 422, "invalid"),
+        (&format!("DELETE {a}?drian_timeout=1s"), "", 422, "invalid"),
+        (&format!("POST {a}/drain?timeout=-1s"), "", 422, "invalid"),
+        ("POST /api/v1/pools/p/backends/x/undrain", "", 404, "not_found"),
+        (&format!("PUT {a}/resources"), r#"{"cpu":1.5}"#, 422, "invalid"),
+        (&format!("PUT {a}/resources"), "{}", 422, "invalid"),
+        ("PUT /api/v1/pools/x/strategy", r#"{"strategy":"random"}"#, 404, "not_found"),
+        ("PUT /api/v1/pools/p/health", r#"{"enabled":"no"}"#, 422, "invalid"),
+        ("POST /api/v1/pools/x/check", "", 404, "not_found"),
+    ] {
+        let answer = write(&router, line, body).await;
+        let error = answer.json()["error"].clone();
+        assert_eq!((answer.status.as_u16(), &error["code"]), (status, &json!(code)), "{line} {body}: {error}");
+    }
+    let unknown = write(&router, "PUT /api/v1/pools/p/strategy", r#"{"strategy":"best"}"#).await;
+    assert_eq!(unknown.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(unknown.json()["known"].as_array().unwrap().len(), StrategyKind::ALL.len());
+    assert!(room.changes.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn if_match_guards_against_lost_updates() {
+    let (admin, _) = admin_with(None, false);
+    let router = router(admin);
+    let path = "/api/v1/pools/p/backends/a";
+    let tag = ask(&router, Request::get(path)).await.headers["etag"].to_str().unwrap().to_owned();
+    let line = format!("PATCH {path}");
+    let status = async |weight: u32, tag: &str| {
+        write_if(&router, &line, &format!(r#"{{"weight":{weight}}}"#), Some(tag)).await.status
+    };
+    assert_eq!(status(5, &format!("\"other\", {tag}")).await, StatusCode::OK);
+    assert_eq!(status(6, &tag).await, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(ask(&router, Request::get(path)).await.json()["weight"], 5);
+    assert_eq!(status(7, "*").await, StatusCode::OK);
+    let pool = ask(&router, Request::get("/api/v1/pools/p")).await.headers["etag"].to_str().unwrap().to_owned();
+    let strategy = async |tag: &str| {
+        write_if(&router, "PUT /api/v1/pools/p/strategy", r#"{"strategy":"random"}"#, Some(tag)).await.status
+    };
+    assert_eq!(strategy(&pool).await, StatusCode::OK);
+    assert_eq!(strategy(&pool).await, StatusCode::PRECONDITION_FAILED);
+}
+
+#[tokio::test]
+async fn resources_are_noted_with_their_age() {
+    let (admin, room) = admin_with(None, false);
+    let router = router(admin);
+    let path = "PUT /api/v1/pools/p/backends/b/resources";
+    let answer = write(&router, path, r#"{"cpu":0.6,"memory":0.7}"#).await;
+    assert_eq!((&answer.json()["resources"]["cpu"], &answer.json()["resources"]["memory"]), (&json!(0.6), &json!(0.7)));
+    let again = write(&router, path, r#"{"cpu":1}"#).await.json();
+    assert_eq!((&again["resources"]["cpu"], &again["resources"]["memory"]), (&json!(1.0), &json!(0.7)));
+    assert!(room.pools[0].backend("b").unwrap().resources().sampled.is_some());
+}
+
+#[tokio::test]
+async fn checks_on_demand_and_paused() {
+    let (admin, room) = admin_with(None, false);
+    let router = router(admin);
+    let checked = write(&router, "POST /api/v1/pools/p/check", "").await.json();
+    let first = json!({ "name": "a", "passed": false, "result": "failed", "detail": "status 500", "took_ms": 2.0,
+                        "health": "up" });
+    assert_eq!(checked["results"][0], first);
+    let path = "PUT /api/v1/pools/p/health";
+    assert_eq!(write(&router, path, r#"{"enabled":false}"#).await.json(), json!({ "enabled": false }));
+    assert!(room.pools[0].checks_paused());
+    assert_eq!(ask(&router, Request::get("/api/v1/pools/p")).await.json()["health_checks"], "paused");
+    assert_eq!(write(&router, path, r#"{"enabled":true}"#).await.json(), json!({ "enabled": true }));
+    assert!(!room.pools[0].checks_paused());
 }
 
 #[tokio::test]

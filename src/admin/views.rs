@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::room::{ControlRoom, LastReload, Snapshot};
-use crate::backend::{Backend, CodeClass, HealthState};
+use crate::backend::{Backend, CodeClass, HealthState, ProbeReport, ProbeResult};
 use crate::config::{AdminState as Wanted, PoolPlan, WhenUnhealthy};
 use crate::pool::Pool;
 
@@ -172,13 +172,37 @@ struct DrainView {
     remaining_s: Option<f64>,
 }
 
-/// How a health check ended.
 #[derive(Debug, Serialize)]
-pub(super) struct CheckView {
+struct CheckView {
     result: &'static str,
     detail: String,
     took_ms: f64,
     age_s: f64,
+}
+
+/// One result of `POST /api/v1/pools/{pool}/check`
+#[derive(Debug, Serialize)]
+pub(super) struct CheckedView {
+    name: String,
+    passed: bool,
+    result: &'static str,
+    detail: String,
+    took_ms: f64,
+    /// Its health after this check.
+    health: &'static str,
+}
+
+impl CheckedView {
+    pub(super) fn new(backend: &Backend, report: &ProbeReport) -> Self {
+        Self {
+            name: backend.name.to_string(),
+            passed: report.result == ProbeResult::Passed,
+            result: report.result.name(),
+            detail: report.detail.clone(),
+            took_ms: rounded(report.took.as_secs_f64() * 1e3),
+            health: backend.health_state().name(),
+        }
+    }
 }
 
 impl BackendView {

@@ -73,6 +73,8 @@ pub struct Backend {
     /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
     health: Mutex<Health>,
     resources: Sample,
+    /// Nanoseconds after `born` until which it may drain; `u64::MAX`: it does not, or for ever.
+    drain_until: AtomicU64,
     /// What a host name resolved to; read only when a connection is made.
     resolved: Mutex<Option<SocketAddr>>,
 }
@@ -150,6 +152,7 @@ impl Backend {
             },
             health: Mutex::new(health),
             resources: Sample::default(),
+            drain_until: AtomicU64::new(u64::MAX),
             resolved: Mutex::new(None),
         };
         backend.set_slow_start(slow_start.as_ref());
@@ -240,6 +243,18 @@ impl Backend {
     /// Sets what the operator wants of it.
     pub fn set_admin_state(&self, state: AdminState) {
         self.hot.admin.store(encode(state), Relaxed);
+    }
+
+    /// Until when it may drain: pinned sessions go on until then, and if it was removed its requests too. `None`: it
+    /// does not drain.
+    pub fn drain_deadline(&self) -> Option<Instant> {
+        let nanos = self.drain_until.load(Relaxed);
+        (nanos != u64::MAX).then(|| self.born + Duration::from_nanos(nanos))
+    }
+
+    /// Sets until when it may drain.
+    pub fn set_drain_deadline(&self, deadline: Option<Instant>) {
+        self.drain_until.store(deadline.map_or(u64::MAX, |at| self.nanos(at)), Relaxed);
     }
 
     /// The state of health, without its history.

@@ -3,7 +3,7 @@
 
 mod sweep;
 
-pub use sweep::{Deadline, TICK, coarse_millis, run as run_sweep};
+pub use sweep::{Deadline, TICK, coarse_millis, run as run_sweep, wake_waiting};
 
 use std::time::Instant;
 

@@ -140,6 +140,17 @@ pub fn coarse_millis() -> u64 {
     SWEEP.with(|sweep| sweep.coarse.get())
 }
 
+/// Wakes every task of this thread that waits on a deadline, so that it looks at what else may have ended it.
+pub fn wake_waiting() {
+    SWEEP.with(|sweep| {
+        for slot in sweep.slots.borrow().iter() {
+            if let Some(waker) = slot.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    });
+}
+
 /// Looks at every deadline of this thread once, and moves its coarse clock on. The worker's sweep task calls it.
 fn look() {
     SWEEP.with(Sweep::look);

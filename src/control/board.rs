@@ -7,13 +7,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Order;
-use crate::admin::{ControlRoom, LastReload, Listening, Phase, Refused, ReloadDone, Reply, Snapshot};
-use crate::backend::BackendId;
+use crate::admin::{
+    Change, ChangeError, ControlRoom, LastReload, Listening, Phase, Refused, ReloadDone, Reply, Snapshot,
+};
+use crate::backend::{Backend, BackendId, ProbeReport};
 use crate::clock;
+use crate::health::checker::check_now;
+use crate::pool::Pool;
 use crate::proxy::Shared;
+use crate::upstream::count_open;
 
 /// The state of the balancer as outsiders see it.
 pub struct Board {
@@ -28,6 +34,7 @@ struct State {
     phase: Phase,
     generation: u64,
     listeners: Vec<(SocketAddr, &'static str, Arc<AtomicUsize>)>,
+    overrides: Vec<Value>,
     last_reload: Option<LastReload>,
 }
 
@@ -40,7 +47,13 @@ impl fmt::Debug for Board {
 impl Board {
     /// A board for a balancer that is starting.
     pub fn new(shared: Arc<Shared>, orders: mpsc::UnboundedSender<Order>) -> Arc<Self> {
-        let state = State { phase: Phase::Starting, generation: 1, listeners: Vec::new(), last_reload: None };
+        let state = State {
+            phase: Phase::Starting,
+            generation: 1,
+            listeners: Vec::new(),
+            overrides: Vec::new(),
+            last_reload: None,
+        };
         Arc::new(Self { shared, orders, started: clock::now(), state: Mutex::new(state) })
     }
 
@@ -59,6 +72,10 @@ impl Board {
 
     pub(super) fn set_listeners(&self, listeners: Vec<(SocketAddr, &'static str, Arc<AtomicUsize>)>) {
         self.lock().listeners = listeners;
+    }
+
+    pub(super) fn set_overrides(&self, overrides: Vec<Value>) {
+        self.lock().overrides = overrides;
     }
 
     pub(super) fn set_last_reload(&self, last: LastReload) {
@@ -84,21 +101,26 @@ impl ControlRoom for Board {
             config_generation: state.generation,
             pools: self.shared.routing.load().pools.clone(),
             listeners: state.listeners.iter().map(listening).collect(),
-            overrides: Vec::new(),
+            overrides: state.overrides.clone(),
             last_reload: state.last_reload.clone(),
             certificates: Vec::new(),
             access_log_lost: self.shared.access_log.load().lost(),
         }
     }
 
-    fn drain_deadline(&self, _backend: BackendId) -> Option<Instant> {
-        None
+    fn drain_deadline(&self, backend: BackendId) -> Option<Instant> {
+        let routing = self.shared.routing.load();
+        routing.pools.iter().find_map(|pool| {
+            let (set, leaving) = (pool.set(), pool.leaving());
+            let found = set.members.iter().chain(&leaving).find(|known| known.id == backend)?;
+            found.drain_deadline()
+        })
     }
 
     fn upstream_connections(&self, backend: BackendId) -> Option<u64> {
         let routing = self.shared.routing.load();
         routing.pools.iter().find_map(|pool| {
-            pool.set().members.iter().find(|member| member.id == backend).map(|member| member.connections.load(Relaxed))
+            pool.set().members.iter().find(|member| member.id == backend).map(|member| count_open(&member.connections))
         })
     }
 
@@ -109,5 +131,15 @@ impl ControlRoom for Board {
             let stopping = || Refused { message: "the balancer is stopping".into(), errors: Vec::new() };
             answered.await.unwrap_or_else(|_| Err(stopping()))
         })
+    }
+
+    fn change(&self, change: Change) -> Reply<'_, Result<(), ChangeError>> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order::Change(change, answer));
+        Box::pin(async move { answered.await.unwrap_or(Err(ChangeError::Unavailable("the balancer is stopping"))) })
+    }
+
+    fn check(&self, pool: Arc<Pool>) -> Reply<'_, Vec<(Arc<Backend>, ProbeReport)>> {
+        Box::pin(async move { check_now(&pool).await })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Control, Order};
-use crate::admin::Phase;
+use crate::admin::{ChangeError, Phase};
 use crate::listener::Command;
 
 /// How often the drain looks whether connections are left, and how often it says so.
@@ -74,6 +74,9 @@ impl Control {
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(_)) => tracing::warn!("draining: not reloaded"),
                     Some(Order::Resolved(_)) => {}
+                    Some(Order::Change(_, answer)) => {
+                        drop(answer.send(Err(ChangeError::Unavailable("the balancer is draining"))));
+                    }
                     Some(Order::Shutdown | Order::Abort) | None => return true,
                 },
             }

@@ -5,11 +5,14 @@
 //! (which may fail, with nothing touched), committed (which cannot) and what is gone is retired.
 
 mod board;
+mod change;
 mod diff;
 mod drain;
 mod effective;
+mod leave;
 mod limits;
 mod names;
+mod overrides;
 mod reload;
 mod runtime;
 mod signals;
@@ -26,7 +29,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
 
-use crate::admin::{Refused, ReloadDone};
+use crate::admin::{Change, ChangeError, Refused, ReloadDone};
 use crate::config::{Address, AdminPlan};
 
 /// All that changes a running balancer.
@@ -34,6 +37,8 @@ use crate::config::{Address, AdminPlan};
 pub enum Order {
     /// Read the configuration file again.
     Reload(Option<oneshot::Sender<Result<ReloadDone, Refused>>>),
+    /// Change a pool, as the admin API asks.
+    Change(Change, oneshot::Sender<Result<(), ChangeError>>),
     /// Drain and end. A second one ends at once.
     Shutdown,
     /// End at once.

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::net::lookup_host;
 
-use super::Control;
-use super::effective::{Resolved, effective};
+use super::effective::Resolved;
+use super::{Control, leave};
 use crate::clock;
 use crate::config::{Address, Plan, PoolPlan};
 
@@ -60,12 +60,26 @@ pub(super) fn pause(plan: &Plan) -> Option<Duration> {
 }
 
 impl Control {
+    /// The plan whose names are looked up: the file's, and the backends that were added through the API.
+    pub(super) fn plan_of_names(&self) -> Plan {
+        let with_added = |written: &Arc<PoolPlan>| {
+            let added = self.overrides.added(&written.name);
+            if added.is_empty() {
+                return Arc::clone(written);
+            }
+            let mut pool = (**written).clone();
+            pool.backends.extend(added);
+            Arc::new(pool)
+        };
+        Plan { pools: self.plan.pools.iter().map(with_added).collect(), ..self.plan.clone() }
+    }
+
     /// Takes over the answers of a lookup: addresses of names, and the backends of names that are expanded.
     pub(super) fn take_names(&mut self, found: Resolved) {
         for (name, addresses) in found.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {
             self.resolved.insert(name, addresses);
         }
-        let asked = names(&self.plan);
+        let asked = names(&self.plan_of_names());
         self.resolved.retain(|name, _| asked.contains(name));
         self.apply_names();
     }
@@ -74,11 +88,12 @@ impl Control {
     pub(super) fn apply_names(&self) {
         let routing = self.shared.routing.load();
         for (pool, written) in routing.pools.iter().zip(&self.plan.pools) {
-            let plan = effective(written, &self.resolved);
+            let plan = self.in_force(written);
             if *pool.plan() != plan {
                 let (before, after) = (pool.set().members.len(), plan.backends.len());
                 tracing::info!(pool = %pool.name, before, after, "backends changed with their names' addresses");
-                pool.apply(Arc::new(plan), clock::now());
+                let left = pool.apply(Arc::new(plan), clock::now());
+                leave::follow(pool, left, None, self.plan.server.drain_timeout);
             }
             for backend in &pool.set().members {
                 let Some(addresses) = self.resolved.get(&backend.address) else { continue };

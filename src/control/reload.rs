@@ -8,8 +8,7 @@ use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
-use super::effective::effective;
-use super::{Control, Diff, names, state};
+use super::{Control, Diff, leave, names, state};
 use crate::admin::{LastReload, Refused, ReloadDone};
 use crate::clock;
 use crate::config::{ConfigError, ListenerPlan, Loaded, Plan, Severity, findings_as_json};
@@ -56,11 +55,23 @@ impl Control {
         };
         let prepared = self.prepare(&source)?;
         let diff = Diff::between(&self.plan, &prepared.plan);
+        let (old, new) = (self.expanded(&self.plan), self.expanded(&prepared.plan));
+        let (overrides, survival) = self.overrides.survive(&old, &new);
+        for key in &survival.dropped {
+            tracing::info!(key, "override dropped: the file says something new there");
+        }
         for key in &diff.restart_required {
             tracing::warn!(key, "this change takes effect at the next start (restart_required)");
         }
+        self.overrides = overrides;
         self.commit(prepared).await;
-        Ok(ReloadDone { diff: diff.to_json() })
+        self.board.set_overrides(self.overrides.list());
+        let mut shown = diff.to_json();
+        if let Some(shown) = shown.as_object_mut() {
+            shown.insert("overrides_kept".into(), survival.kept.into());
+            shown.insert("overrides_dropped".into(), survival.dropped.into());
+        }
+        Ok(ReloadDone { diff: shown })
     }
 
     /// Everything that may fail.
@@ -106,16 +117,17 @@ impl Control {
         let mut fresh = Vec::new();
         let mut pools = Vec::with_capacity(plan.pools.len());
         for wanted in &plan.pools {
-            let effective = effective(wanted, &self.resolved);
+            let in_force = self.in_force(wanted);
             match present.pool(&wanted.name) {
                 Some(pool) => {
-                    if *pool.plan() != effective {
-                        pool.apply(Arc::new(effective), now);
+                    if *pool.plan() != in_force {
+                        let left = pool.apply(Arc::new(in_force), now);
+                        leave::follow(pool, left, None, plan.server.drain_timeout);
                     }
                     pools.push(Arc::clone(pool));
                 }
                 None => {
-                    let pool = Pool::new(Arc::new(effective), now);
+                    let pool = Pool::new(Arc::new(in_force), now);
                     fresh.push(Arc::clone(&pool));
                     pools.push(pool);
                 }
@@ -126,6 +138,7 @@ impl Control {
         for pool in &fresh {
             state::load(pool);
             self.keep(pool);
+            leave::follow(pool, Vec::new(), None, plan.server.drain_timeout);
         }
         for (listener, sockets) in sockets {
             if let Err(error) = self.open(listener, sockets) {
@@ -146,7 +159,7 @@ impl Control {
         }
         self.plan = plan;
         self.apply_names();
-        if names::pause(&self.plan).is_some() {
+        if names::pause(&self.plan_of_names()).is_some() {
             self.look_names_up();
         }
         self.metrics.config_generation.set(self.generation as f64);

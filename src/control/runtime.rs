@@ -12,11 +12,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::effective::Resolved;
-use super::{Board, Order, Summary, names, signals, state};
+use super::effective::{Resolved, effective};
+use super::overrides::Overrides;
+use super::{Board, Order, Summary, leave, names, signals, state};
 use crate::admin::{self, AdminState, Phase};
 use crate::clock;
-use crate::config::{ListenerPlan, Plan};
+use crate::config::{ListenerPlan, Plan, PoolPlan};
 use crate::health::checker;
 use crate::listener::{Census, Command, ListenerId, Worker};
 use crate::pool::Pool;
@@ -84,6 +85,8 @@ pub struct Control {
     pub(super) generation: u64,
     /// What host names resolved to.
     pub(super) resolved: Resolved,
+    /// Changes made through the API; `plan` is the file's.
+    pub(super) overrides: Overrides,
     /// The tasks that look after each pool, by its name.
     pub(super) keepers: HashMap<Arc<str>, Vec<JoinHandle<()>>>,
 }
@@ -118,6 +121,7 @@ impl Control {
             logging: parts.logging,
             generation: 1,
             resolved: HashMap::new(),
+            overrides: Overrides::default(),
             keepers: HashMap::new(),
         };
         let pools = control.shared.routing.load().pools.clone();
@@ -128,6 +132,7 @@ impl Control {
         for pool in &pools {
             state::load(pool);
             control.keep(pool);
+            leave::follow(pool, Vec::new(), None, control.plan.server.drain_timeout);
         }
         for (plan, sockets) in control.plan.listeners.clone().into_iter().zip(parts.sockets) {
             control.open(plan, sockets)?;
@@ -168,13 +173,14 @@ impl Control {
                 order = self.orders.recv() => match order {
                     Some(Order::Resolved(found)) => self.take_names(found),
                     Some(Order::Reload(answer)) => self.reload(answer).await,
+                    Some(Order::Change(change, answer)) => drop(answer.send(self.change(change))),
                     Some(Order::Shutdown) | None => return self.drain().await,
                     Some(Order::Abort) => return self.end(true),
                 },
                 _ = housekeeping.tick() => {
                     self.metrics.panics.absolute(crate::telemetry::panics::count());
                     let due = |pause| clock::now().saturating_duration_since(looked_up) >= pause;
-                    if names::pause(&self.plan).is_some_and(due) {
+                    if names::pause(&self.plan_of_names()).is_some_and(due) {
                         looked_up = clock::now();
                         self.look_names_up();
                     }
@@ -183,9 +189,20 @@ impl Control {
         }
     }
 
+    /// The plan in force for a pool of the file: names expanded, then what was changed through the API.
+    pub(super) fn in_force(&self, written: &PoolPlan) -> PoolPlan {
+        self.overrides.effective(effective(written, &self.resolved))
+    }
+
+    /// `plan` with names expanded: what changes through the API are made to.
+    pub(super) fn expanded(&self, plan: &Plan) -> Plan {
+        let pools = plan.pools.iter().map(|pool| Arc::new(effective(pool, &self.resolved)));
+        Plan { pools: pools.collect(), ..plan.clone() }
+    }
+
     /// Looks names up in a task of its own, so that a slow resolver delays no order; the answer comes as an order.
     pub(super) fn look_names_up(&self) {
-        let (plan, board) = (self.plan.clone(), Arc::clone(&self.board));
+        let (plan, board) = (self.plan_of_names(), Arc::clone(&self.board));
         tokio::spawn(async move { board.order(Order::Resolved(names::look_up(&plan).await)) });
     }
 

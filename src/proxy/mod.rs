@@ -30,9 +30,10 @@ use arc_swap::ArcSwap;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use crate::clock;
 use crate::config::{AdminState, ListenerPlan};
-use crate::upstream::IdleConnections;
 use crate::upstream::http2::Http2Connections;
+use crate::upstream::{IdleConnections, endings};
 use access_log::AccessLog;
 
 /// What all workers read and only the control plane replaces.
@@ -67,6 +68,8 @@ pub struct Proxy {
     /// This worker's HTTP/2 connections to backends.
     pub http2: Http2Connections,
     rng: RefCell<SmallRng>,
+    /// What [`endings`] said when it was looked at last.
+    endings: Cell<u64>,
 }
 
 impl Proxy {
@@ -77,10 +80,12 @@ impl Proxy {
             idle: IdleConnections::default(),
             http2: Http2Connections::default(),
             rng: RefCell::new(SmallRng::seed_from_u64(seed)),
+            endings: Cell::new(endings()),
         }
     }
 
-    /// Closes idle upstream connections that are too old, dead, or lead to a backend that takes no more requests.
+    /// Closes idle upstream connections that are too old, dead, or lead to a backend that takes no more requests, and
+    /// lets requests at a backend whose connections were ended notice it.
     pub fn sweep(&self) {
         let routing = self.shared.routing.load();
         let wanted: Vec<u64> = routing
@@ -93,6 +98,10 @@ impl Proxy {
         self.idle.sweep(|id| wanted.contains(&id));
         let limit = routing.pools.iter().map(|pool| pool.plan().timeouts.upstream_idle).max().unwrap_or_default();
         self.http2.sweep(|id| wanted.contains(&id), limit);
+        let now = endings();
+        if self.endings.replace(now) != now {
+            clock::wake_waiting();
+        }
     }
 }
 

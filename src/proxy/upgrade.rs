@@ -63,9 +63,12 @@ impl Tunnel {
         deadline.arm(self.idle);
         let mut up = Pump::starting_with(&early);
         let mut down = Pump::starting_with(&self.backend.early);
-        let backend = &mut self.backend.stream;
+        let (backend, counted) = (&mut self.backend.stream, &self.backend.counted);
         let mut ending = false;
         let ended = poll_fn(|cx| {
+            if counted.must_end() {
+                return Poll::Ready(End::BackendReset);
+            }
             let before = up.moved + down.moved;
             let sent = up.poll(&mut client, backend, cx);
             let received = down.poll(backend, &mut client, cx);

@@ -6,11 +6,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,8 +22,9 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::error::{Fault, UpstreamError};
+use super::open::Counted;
 use super::stream::Stream;
-use crate::clock::coarse_millis;
+use crate::clock::{Deadline, coarse_millis};
 
 /// A request body on its way to an HTTP/2 backend. Boxed: all requests of a connection share one type.
 pub type OutBody = Pin<Box<dyn Body<Data = Bytes, Error = Fault>>>;
@@ -163,12 +165,19 @@ async fn handshake(stream: Stream, open: &Arc<AtomicU64>) -> Result<Link, Fault>
         .keep_alive_timeout(PING_PATIENCE)
         .handshake::<_, OutBody>(TokioIo::new(stream));
     let (send, connection) = handshake.await.map_err(|error| Fault::Connect(std::io::Error::other(error)))?;
-    open.fetch_add(1, Relaxed);
-    let open = Arc::clone(open);
+    let counted = Counted::new(open);
     tokio::task::spawn_local(async move {
-        // Its requests hear of an error themselves.
-        let _ = connection.await;
-        open.fetch_sub(1, Relaxed);
+        // Never armed: whoever waits on a deadline is woken when connections are to end.
+        let woken = Deadline::new();
+        let mut connection = std::pin::pin!(connection);
+        poll_fn(|cx| {
+            if counted.must_end() || woken.poll_passed(cx) {
+                return Poll::Ready(());
+            }
+            // Its requests hear of an error themselves.
+            connection.as_mut().poll(cx).map(drop)
+        })
+        .await;
     });
     Ok(Link { send, streams: Rc::new(Cell::new(0)), idle_since: Rc::new(Cell::new(coarse_millis())) })
 }

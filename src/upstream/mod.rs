@@ -8,9 +8,11 @@ mod error;
 pub mod http1;
 pub mod http2;
 mod idle;
+mod open;
 mod stream;
 
 pub use connect::connect;
 pub use error::{Fault, UpstreamError};
 pub use idle::IdleConnections;
+pub use open::{Counted, count_open, end_all, endings};
 pub use stream::Stream;

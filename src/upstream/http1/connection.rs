@@ -4,13 +4,12 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::io::poll_read_buf;
 
-use crate::upstream::Stream;
+use crate::upstream::{Counted, Stream};
 
 /// Size of the first read of a response: 8 % less CPU on 16 KiB responses than 8 KiB (data-path.md).
 pub(super) const FIRST_READ: usize = 32 * 1024;
@@ -26,7 +25,7 @@ pub struct Connection {
     pub(super) write: Vec<u8>,
     /// Whether a request was answered on it before.
     pub(super) reused: bool,
-    _counted: Counted,
+    counted: Counted,
 }
 
 /// A connection after a 101: no longer HTTP.
@@ -36,30 +35,20 @@ pub struct Upgraded {
     pub stream: Stream,
     /// What the backend sent behind its 101.
     pub early: Bytes,
-    _counted: Counted,
-}
-
-/// One open connection in its backend's count, until dropped.
-#[derive(Debug)]
-struct Counted(Arc<AtomicU64>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
+    /// Its place in the count of open connections.
+    pub counted: Counted,
 }
 
 impl Connection {
     /// A fresh connection, counted in `open` until it is dropped.
     pub fn new(stream: Stream, open: &Arc<AtomicU64>) -> Self {
-        open.fetch_add(1, Relaxed);
-        let _counted = Counted(Arc::clone(open));
-        Self { stream, read: BytesMut::new(), write: Vec::with_capacity(1024), reused: false, _counted }
+        let counted = Counted::new(open);
+        Self { stream, read: BytesMut::new(), write: Vec::with_capacity(1024), reused: false, counted }
     }
 
     /// The stream and what was already read of it.
     pub(super) fn into_upgraded(self) -> Upgraded {
-        Upgraded { stream: self.stream, early: self.read.freeze(), _counted: self._counted }
+        Upgraded { stream: self.stream, early: self.read.freeze(), counted: self.counted }
     }
 
     /// Whether it has carried a request before.
@@ -100,6 +89,9 @@ impl Connection {
     /// Reads once, with room for `want` bytes; `Ok(0)`: the backend has closed.
     #[inline]
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<usize>> {
+        if self.counted.must_end() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the backend was removed")));
+        }
         if self.read.capacity() - self.read.len() < want.min(LEAST_ROOM) {
             self.read.reserve(want);
         }

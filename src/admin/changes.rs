@@ -1,0 +1,329 @@
+//! The handlers of the write side: each checks its input, asks the control room for the change, writes one audit line and
+//! answers with what is then in force.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
+
+use super::api::{find, tagged};
+use super::extract::{Asked, Body, Caller};
+use super::room::{Alteration, Change, ChangeError, Precondition};
+use super::views::{BackendView, CheckedView, backend_etag, pool_etag};
+use super::{AdminState, ApiError};
+use crate::clock;
+use crate::config::{AdminState as Wanted, StrategyKind, parse_duration};
+use crate::pool::Pool;
+
+type Admin = State<Arc<AdminState>>;
+type Place = Path<(String, String)>;
+
+/// `POST /api/v1/pools/{pool}/backends`
+pub(super) async fn add(
+    State(admin): Admin,
+    Path(pool): Path<String>,
+    caller: Caller,
+    Body(keys): Body<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    let Some(name) = keys.get("name").and_then(Value::as_str).map(str::to_owned) else {
+        return Err(ApiError::invalid("a backend needs a `name`, a text"));
+    };
+    let detail = Value::Object(keys.clone()).to_string();
+    change(&admin, &pool, &caller, pool_condition(&caller), Alteration::Add(keys)).await?;
+    audit(&caller, "add", &pool, &name, &detail);
+    let mut response = shown(&admin, &pool, &name)?;
+    *response.status_mut() = StatusCode::CREATED;
+    Ok(response)
+}
+
+/// What `PATCH` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PatchBody {
+    /// 1 to 1000.
+    weight: Option<u32>,
+    /// Requests it takes at once; 0: no limit.
+    max_in_flight: Option<u32>,
+    /// `ready`, `drain` or `disabled`.
+    state: Option<StateWord>,
+}
+
+/// What is wanted of a backend: the words of the configuration, and the one that the API shows for `drain`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StateWord {
+    Ready,
+    #[serde(alias = "draining")]
+    Drain,
+    Disabled,
+}
+
+impl From<StateWord> for Wanted {
+    fn from(word: StateWord) -> Self {
+        match word {
+            StateWord::Ready => Self::Ready,
+            StateWord::Drain => Self::Drain,
+            StateWord::Disabled => Self::Disabled,
+        }
+    }
+}
+
+/// `PATCH /api/v1/pools/{pool}/backends/{name}`
+pub(super) async fn patch(
+    State(admin): Admin,
+    Path((pool, name)): Place,
+    caller: Caller,
+    Body(body): Body<PatchBody>,
+) -> Result<Response, ApiError> {
+    if body.weight.is_some_and(|weight| !(1..=1000).contains(&weight)) {
+        return Err(ApiError::invalid("`weight` is a whole number from 1 to 1000"));
+    }
+    let detail = format!("{body:?}");
+    let PatchBody { weight, max_in_flight, state } = body;
+    let what = Alteration::Patch { backend: name.clone(), weight, max_in_flight, state: state.map(Wanted::from) };
+    change(&admin, &pool, &caller, backend_condition(&caller, &name), what).await?;
+    audit(&caller, "patch", &pool, &name, &detail);
+    shown(&admin, &pool, &name)
+}
+
+/// The query of `DELETE`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveQuery {
+    #[serde(default, deserialize_with = "duration")]
+    drain_timeout: Option<Duration>,
+    #[serde(default)]
+    wait: bool,
+}
+
+/// How often a waiting removal looks whether the backend is gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long after its deadline a removal may take before the wait is given up: cutting takes a moment.
+const AFTER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// `DELETE /api/v1/pools/{pool}/backends/{name}`
+pub(super) async fn remove(
+    State(admin): Admin,
+    Path((pool, name)): Place,
+    caller: Caller,
+    Asked(RemoveQuery { drain_timeout, wait }): Asked<RemoveQuery>,
+) -> Result<Response, ApiError> {
+    let leaver = find(&admin, &pool)?.backend(&name).ok_or_else(|| ApiError::not_found("backend", &name))?;
+    let what = Alteration::Remove { backend: name.clone(), drain_timeout };
+    change(&admin, &pool, &caller, backend_condition(&caller, &name), what).await?;
+    audit(&caller, "remove", &pool, &name, &format!("drain_timeout {drain_timeout:?}"));
+    let gone = || find(&admin, &pool).map_or(true, |pool| !pool.leaving().iter().any(|left| left.id == leaver.id));
+    if !wait {
+        let body = json!({ "name": name, "in_flight": leaver.in_flight(), "gone": gone() });
+        return Ok((StatusCode::ACCEPTED, Json(body)).into_response());
+    }
+    let limit = admin.room.drain_deadline(leaver.id).map(|deadline| deadline + AFTER_DEADLINE);
+    while !gone() {
+        if limit.is_some_and(|limit| clock::now() >= limit) {
+            let message = "the backend still has requests in flight after its deadline";
+            return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "not_drained", message));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(Json(json!({ "name": name, "in_flight": 0, "gone": true })).into_response())
+}
+
+/// The query of a drain.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DrainQuery {
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+}
+
+/// `POST /api/v1/pools/{pool}/backends/{name}/drain`
+pub(super) async fn drain(
+    State(admin): Admin,
+    Path((pool, name)): Place,
+    caller: Caller,
+    Asked(DrainQuery { timeout }): Asked<DrainQuery>,
+) -> Result<Response, ApiError> {
+    let what = Alteration::Drain { backend: name.clone(), timeout };
+    change(&admin, &pool, &caller, backend_condition(&caller, &name), what).await?;
+    audit(&caller, "drain", &pool, &name, &format!("timeout {timeout:?}"));
+    shown(&admin, &pool, &name)
+}
+
+/// `POST /api/v1/pools/{pool}/backends/{name}/undrain`
+pub(super) async fn undrain(
+    State(admin): Admin,
+    Path((pool, name)): Place,
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    let what = Alteration::Undrain { backend: name.clone() };
+    change(&admin, &pool, &caller, backend_condition(&caller, &name), what).await?;
+    audit(&caller, "undrain", &pool, &name, "");
+    shown(&admin, &pool, &name)
+}
+
+/// What `PUT …/strategy` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StrategyBody {
+    strategy: String,
+}
+
+/// `PUT /api/v1/pools/{pool}/strategy`
+pub(super) async fn strategy(
+    State(admin): Admin,
+    Path(pool): Path<String>,
+    caller: Caller,
+    Body(StrategyBody { strategy }): Body<StrategyBody>,
+) -> Result<Response, ApiError> {
+    let before = find(&admin, &pool)?.strategy_kind();
+    let Some(kind) = StrategyKind::from_name(&strategy) else {
+        let known = StrategyKind::ALL.map(StrategyKind::name);
+        let message = format!("there is no strategy {strategy:?}; there are {}", known.join(", "));
+        return Err(ApiError::invalid(message).with("known", json!(known)));
+    };
+    change(&admin, &pool, &caller, pool_condition(&caller), Alteration::Strategy(kind)).await?;
+    audit(&caller, "strategy", &pool, "", &format!("{} to {}", before.name(), kind.name()));
+    let now = find(&admin, &pool)?;
+    Ok(tagged(pool_etag(&now), json!({ "strategy": now.strategy_kind().name(), "previous": before.name() })))
+}
+
+/// What `PUT …/resources` takes: fractions.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResourcesBody {
+    cpu: Option<f64>,
+    memory: Option<f64>,
+}
+
+/// `PUT /api/v1/pools/{pool}/backends/{name}/resources`. No audit line: these are measurements, pushed by a program.
+pub(super) async fn resources(
+    State(admin): Admin,
+    Path((pool, name)): Place,
+    Body(body): Body<ResourcesBody>,
+) -> Result<Response, ApiError> {
+    let backend = find(&admin, &pool)?.backend(&name).ok_or_else(|| ApiError::not_found("backend", &name))?;
+    for (key, value) in [("cpu", body.cpu), ("memory", body.memory)] {
+        if value.is_some_and(|value| !(0.0..=1.0).contains(&value)) {
+            return Err(ApiError::invalid(format!("`{key}` is a fraction from 0 to 1")));
+        }
+    }
+    if body.cpu.is_none() && body.memory.is_none() {
+        return Err(ApiError::invalid("`cpu`, `memory` or both are needed"));
+    }
+    let mut sample = backend.resources();
+    sample.cpu = body.cpu.or(sample.cpu);
+    sample.memory = body.memory.or(sample.memory);
+    sample.sampled = Some(clock::now());
+    sample.in_flight = backend.in_flight();
+    backend.set_resources(sample);
+    shown(&admin, &pool, &name)
+}
+
+/// `POST /api/v1/pools/{pool}/check`
+pub(super) async fn check(State(admin): Admin, Path(pool): Path<String>) -> Result<Json<Value>, ApiError> {
+    let pool = find(&admin, &pool)?;
+    let reports = admin.room.check(pool).await;
+    let results: Vec<CheckedView> = reports.iter().map(|(backend, report)| CheckedView::new(backend, report)).collect();
+    Ok(Json(json!({ "results": results })))
+}
+
+/// What `PUT …/health` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HealthBody {
+    enabled: bool,
+}
+
+/// `PUT /api/v1/pools/{pool}/health`
+pub(super) async fn health(
+    State(admin): Admin,
+    Path(pool): Path<String>,
+    caller: Caller,
+    Body(HealthBody { enabled }): Body<HealthBody>,
+) -> Result<Response, ApiError> {
+    let pool = find(&admin, &pool)?;
+    if !caller.allows(&pool_etag(&pool)) {
+        return Err(refused(ChangeError::TagMismatch, &pool.name, ""));
+    }
+    pool.pause_checks(!enabled);
+    audit(&caller, if enabled { "resume_checks" } else { "pause_checks" }, &pool.name, "", "");
+    Ok(tagged(pool_etag(&pool), json!({ "enabled": !pool.checks_paused() })))
+}
+
+/// Asks the control room, and puts its refusal into the API's words.
+async fn change(
+    admin: &AdminState,
+    pool: &str,
+    caller: &Caller,
+    only_if: Option<Precondition>,
+    what: Alteration,
+) -> Result<(), ApiError> {
+    debug_assert_eq!(caller.has_condition(), only_if.is_some());
+    let name = match &what {
+        Alteration::Add(keys) => keys.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        Alteration::Patch { backend, .. }
+        | Alteration::Remove { backend, .. }
+        | Alteration::Drain { backend, .. }
+        | Alteration::Undrain { backend } => backend.clone(),
+        Alteration::Strategy(_) => String::new(),
+    };
+    let change = Change { pool: pool.to_owned(), what, only_if };
+    admin.room.change(change).await.map_err(|error| refused(error, pool, &name))
+}
+
+fn refused(error: ChangeError, pool: &str, backend: &str) -> ApiError {
+    match error {
+        ChangeError::NoPool => ApiError::not_found("pool", pool),
+        ChangeError::NoBackend => ApiError::not_found("backend", backend),
+        ChangeError::NameTaken => {
+            let message = format!("the pool has a backend {backend:?} already");
+            ApiError::new(StatusCode::CONFLICT, "name_taken", message)
+        }
+        ChangeError::TagMismatch => {
+            let message = "it was changed meanwhile: the entity tag of If-Match is not the present one";
+            ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
+        }
+        ChangeError::Invalid(message, errors) => ApiError::invalid(message).with("errors", Value::Array(errors)),
+        ChangeError::Unavailable(why) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why),
+    }
+}
+
+fn pool_condition(caller: &Caller) -> Option<Precondition> {
+    let caller = caller.clone();
+    caller.has_condition().then(|| -> Precondition { Box::new(move |pool| caller.allows(&pool_etag(pool))) })
+}
+
+/// A backend that is not there fails no condition: that it is missing is said by the change itself.
+fn backend_condition(caller: &Caller, name: &str) -> Option<Precondition> {
+    let (caller, name) = (caller.clone(), name.to_owned());
+    caller.has_condition().then(|| -> Precondition {
+        Box::new(move |pool: &Pool| pool.backend(&name).is_none_or(|backend| caller.allows(&backend_etag(&backend))))
+    })
+}
+
+/// The backend as it is now.
+fn shown(admin: &AdminState, pool: &str, name: &str) -> Result<Response, ApiError> {
+    let pool = find(admin, pool)?;
+    let backend = pool.backend(name).ok_or_else(|| ApiError::not_found("backend", name))?;
+    let view = BackendView::find(&pool, name, &*admin.room, clock::now());
+    Ok(tagged(backend_etag(&backend), view))
+}
+
+/// The one line that each change leaves.
+fn audit(caller: &Caller, action: &str, pool: &str, backend: &str, detail: &str) {
+    tracing::info!(target: "evenkeel::audit", action, pool, backend, detail, peer = caller.peer, "changed by the admin API");
+}
+
+/// A duration of a query, as in the configuration.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let duration =
+        parse_duration(&text).map_err(|error| serde::de::Error::custom(format!("{error}: {}", error.hint)))?;
+    Ok(Some(duration))
+}
