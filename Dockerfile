@@ -11,6 +11,7 @@ FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
 # Dependencies first, around an empty crate: this layer is built again only when they change.
 COPY Cargo.toml Cargo.lock ./
+COPY benches benches
 RUN mkdir src \
     && echo '//! Empty.' > src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
