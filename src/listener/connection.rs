@@ -137,9 +137,9 @@ fn is_part_of_preface(bytes: &[u8]) -> bool {
 fn http1_builder(listener: &ListenerPlan) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // A client that half-closes has left: the work of its request must be cancelled (data-path.md).
+        // A client that half-closes has left: the work of its request must be cancelled (docs/performance.md).
         .half_close(false)
-        // Deadlines are the sweep's: a tokio timer per request costs 9 % (data-path.md).
+        // Deadlines are the sweep's: a tokio timer per request costs 9 % (docs/performance.md).
         .header_read_timeout(None)
         .max_buf_size(listener.max_header_bytes.saturating_add(listener.max_uri).saturating_add(BUFFER_SLACK));
     // hyper's own default; saying so again would cost it an allocation for every head.

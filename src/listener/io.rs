@@ -15,7 +15,7 @@ use crate::proxy::Downstream;
 use crate::upstream::Stream;
 
 /// Vectored writes up to this size are copied together: one plain send costs 2.4 % less CPU per request
-/// (data-path.md, item 6).
+/// (docs/performance.md, item 6).
 const FLAT_LIMIT: usize = 4096;
 
 thread_local! {

@@ -16,7 +16,7 @@ use crate::balance::{Observation, Pick, PickContext, PickKind, Ticket};
 use crate::clock;
 use crate::config::WhenUnhealthy;
 
-/// Longest time a backend's `Retry-After` is obeyed (ai-instances.md, item 12).
+/// Longest time a backend's `Retry-After` is obeyed (reliability.md §8.5).
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// One pick in this many is timed for the decision histogram: two clock readings cost as much as a pick.

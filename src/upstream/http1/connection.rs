@@ -11,7 +11,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::upstream::{Counted, Stream};
 
-/// Size of the first read of a response: 8 % less CPU on 16 KiB responses than 8 KiB (data-path.md).
+/// Size of the first read of a response: 8 % less CPU on 16 KiB responses than 8 KiB (docs/performance.md).
 pub(super) const FIRST_READ: usize = 32 * 1024;
 /// Room below which a read buffer is renewed.
 const LEAST_ROOM: usize = 2 * 1024;

@@ -29,7 +29,7 @@ const MOST_INFORMATIONAL: u32 = 20;
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// Body pieces up to this size are copied behind the head and leave in one send.
 const COPY_LIMIT: usize = 8 * 1024;
-/// Largest read of a long body (data-path.md: adaptive reads up to 256 KiB).
+/// Largest read of a long body (docs/performance.md, item 4).
 const BULK_READ: usize = 256 * 1024;
 /// Smallest read of a body.
 const BODY_READ: usize = 8 * 1024;
