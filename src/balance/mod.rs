@@ -28,7 +28,7 @@ use rand::rngs::SmallRng;
 use crate::backend::{Backend, Outcome};
 use crate::config::{StrategyKind, StrategyPlan};
 pub use crate::rl::store::{self, StateError};
-pub use rl::{Rl, Row, Table};
+pub use rl::{Explanation, Learned, Rl, Row, Table};
 
 /// Chooses a backend. One duty, two extras with empty defaults.
 pub trait Strategy: fmt::Debug + Send + Sync {

@@ -24,6 +24,7 @@ mod records;
 pub mod reward;
 pub mod statistics;
 pub mod store;
+pub mod tabular;
 
 /// A backend as an agent sees it when it decides.
 #[derive(Debug, Clone, Copy, PartialEq)]

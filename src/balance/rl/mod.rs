@@ -4,20 +4,25 @@
 //! byte and a little of the rest, freed of its length); a 429, a 5xx, a broken or missing answer, a failure; a client
 //! that left, nothing.
 
+mod table;
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+pub use table::{Learned, Row, Table};
 
 use super::{Observation, Pick, PickContext, PickKind, StateError, Strategy, Ticket};
 use crate::backend::{Backend, Ending, Outcome};
-use crate::config::RlPlan;
-use crate::config::RlTie;
-use crate::rl::adaptive::{self, SavedAgent, SavedBackend, Scratch, Terms};
+use crate::config::{RlAgent, RlPlan, RlTie};
+use crate::rl::adaptive::{self, Scratch};
 use crate::rl::reward::Weights;
 use crate::rl::statistics::{LearningStats, PerformanceStats};
-use crate::rl::{Candidate, Feedback, Kind, Lesson, store};
+use crate::rl::{Candidate, Feedback, Kind, Lesson, store, tabular};
 
 /// CPU and memory samples older than this are unknown (the contract's default expiry).
 const RESOURCE_EXPIRY: Duration = Duration::from_secs(10);
@@ -30,99 +35,120 @@ thread_local! {
 /// The learning agent of one pool.
 #[derive(Debug)]
 pub struct Rl {
-    agent: adaptive::Agent,
+    agent: Agent,
     /// The agent counts seconds from the first moment it was told.
     origin: OnceLock<Instant>,
+}
+
+/// Which of the two.
+#[derive(Debug)]
+enum Agent {
+    Adaptive(Box<adaptive::Agent>),
+    Tabular(Box<tabular::Agent>),
+}
+
+/// Why a backend was or was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Explanation {
+    /// The terms of its cost.
+    Adaptive(adaptive::Terms),
+    /// State and value.
+    Tabular(tabular::Terms),
+}
+
+impl Explanation {
+    /// What the choice went by, lower is better: the cost in seconds, or minus the value.
+    pub fn cost(&self) -> f64 {
+        match self {
+            Self::Adaptive(terms) => terms.cost,
+            Self::Tabular(terms) => -terms.q_value,
+        }
+    }
 }
 
 impl Rl {
     /// An agent that knows nothing yet.
     pub fn new(plan: &RlPlan) -> Self {
-        Self { agent: adaptive::Agent::new(adaptive_settings(plan)), origin: OnceLock::new() }
+        let agent = match plan.agent {
+            RlAgent::Adaptive => Agent::Adaptive(Box::new(adaptive::Agent::new(adaptive_settings(plan)))),
+            RlAgent::Tabular => Agent::Tabular(Box::new(tabular::Agent::new(tabular_settings(plan)))),
+        };
+        Self { agent, origin: OnceLock::new() }
     }
 
     /// Learns from an outcome and says what. `None`: it teaches nothing, since the client left.
     pub fn learn(&self, seen: &Observation<'_>) -> Option<Lesson> {
         let now = self.seconds(seen.now);
-        let backend = (seen.backend.slot, seen.backend.id.0, seen.backend.in_flight());
-        let Some(feedback) = feedback(seen.outcome) else {
-            self.agent.left(backend, now);
-            return None;
-        };
-        Some(self.agent.learn(backend, seen.ticket.map(|ticket| ticket.0), &feedback, now))
+        let (slot, id, in_flight) = (seen.backend.slot, seen.backend.id.0, seen.backend.in_flight());
+        let ticket = seen.ticket.map(|ticket| ticket.0);
+        let feedback = feedback(seen.outcome);
+        match &self.agent {
+            Agent::Adaptive(agent) => match feedback {
+                Some(feedback) => Some(agent.learn((slot, id, in_flight), ticket, &feedback, now)),
+                None => {
+                    agent.left((slot, id, in_flight), now);
+                    None
+                }
+            },
+            Agent::Tabular(agent) => Some(agent.learn(slot, id, ticket, &feedback?, now)),
+        }
     }
 
-    /// The terms of every candidate's cost, in the order of the candidates.
-    pub fn explain(&self, candidates: &[Arc<Backend>], now: Instant) -> Vec<Terms> {
+    /// What speaks for and against every candidate, in their order.
+    pub fn explain(&self, candidates: &[Arc<Backend>], now: Instant) -> Vec<Explanation> {
         let mut scratch = Scratch::new();
         fill(&mut scratch, candidates);
         let seconds = self.seconds(now);
-        let pairs = candidates.iter().zip(&scratch.candidates);
-        pairs
-            .map(|(backend, candidate)| {
+        let explain = |(backend, candidate): (&Arc<Backend>, &Candidate)| match &self.agent {
+            Agent::Adaptive(agent) => {
                 let (cpu, memory) = resources(backend, now);
-                self.agent.explain(candidate, cpu, memory, seconds)
-            })
-            .collect()
+                Explanation::Adaptive(agent.explain(candidate, cpu, memory, seconds))
+            }
+            Agent::Tabular(agent) => Explanation::Tabular(agent.explain(candidate)),
+        };
+        candidates.iter().zip(&scratch.candidates).map(explain).collect()
     }
 
     /// The guide's learning statistics.
     pub fn learning_stats(&self) -> LearningStats {
-        self.agent.learning_stats()
+        match &self.agent {
+            Agent::Adaptive(agent) => agent.learning_stats(),
+            Agent::Tabular(agent) => agent.learning_stats(),
+        }
     }
 
     /// The guide's performance statistics, as far as the agent knows them: the time of a decision and the share of
     /// fall-backs are the caller's to fill in.
     pub fn performance_stats(&self) -> PerformanceStats {
-        self.agent.performance_stats()
+        match &self.agent {
+            Agent::Adaptive(agent) => agent.performance_stats(),
+            Agent::Tabular(agent) => agent.performance_stats(),
+        }
     }
 
     /// Mean reward of late.
     pub fn reward(&self) -> f64 {
-        self.agent.reward()
+        match &self.agent {
+            Agent::Adaptive(agent) => agent.reward(),
+            Agent::Tabular(agent) => agent.reward(),
+        }
     }
 
     /// Entropy of the shares of requests, 0-1: 1 is even.
     pub fn diversity(&self) -> f64 {
-        self.agent.diversity()
+        match &self.agent {
+            Agent::Adaptive(agent) => agent.diversity(),
+            Agent::Tabular(agent) => agent.diversity(),
+        }
     }
 
     /// Halves ε, after a guardrail's fall-back.
     pub fn halve_epsilon(&self) {
-        self.agent.halve_epsilon();
-    }
-
-    /// What was learned, as JSON of a version of its own, with names instead of slots.
-    pub fn export(&self, backends: &[Arc<Backend>], now: Instant) -> Table {
-        let seconds = self.seconds(now);
-        let learned = backends.iter().filter_map(|backend| {
-            let learned = self.agent.save_backend(backend.slot, backend.id.0, seconds)?;
-            Some(Row { name: backend.name.to_string(), address: backend.address.to_string(), learned })
-        });
-        Table { version: store::VERSION, agent: self.agent.save(), backends: learned.collect() }
-    }
-
-    /// Takes over a table; rows of other backends are left out. On an error nothing was changed.
-    ///
-    /// # Errors
-    /// The table is of another version, or holds numbers that no agent can have learned.
-    pub fn import(&self, table: &Table, backends: &[Arc<Backend>], now: Instant) -> Result<(), StateError> {
-        if table.version != store::VERSION {
-            return Err(StateError::Version { found: table.version });
+        match &self.agent {
+            Agent::Adaptive(agent) => agent.halve_epsilon(),
+            Agent::Tabular(agent) => agent.halve_epsilon(),
         }
-        if let Some(row) = table.backends.iter().find(|row| !row.learned.is_sound()) {
-            return Err(StateError::Content(format!("numbers of backend {:?} make no sense", row.name)));
-        }
-        let seconds = self.seconds(now);
-        self.agent.resume(&table.agent);
-        for row in &table.backends {
-            let same =
-                |backend: &&Arc<Backend>| *backend.name == *row.name && backend.address.to_string() == row.address;
-            if let Some(backend) = backends.iter().find(same) {
-                self.agent.resume_backend(backend.slot, backend.id.0, &row.learned, seconds);
-            }
-        }
-        Ok(())
     }
 
     #[inline]
@@ -131,35 +157,21 @@ impl Rl {
     }
 }
 
-/// What an agent learned, to save, show and move.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Table {
-    /// Of this form.
-    pub version: u32,
-    /// Beyond single backends.
-    pub agent: SavedAgent,
-    /// Per backend.
-    pub backends: Vec<Row>,
-}
-
-/// What it learned of one backend.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// The backend's name …
-    pub name: String,
-    /// … and address: both must match for the row to be taken over.
-    pub address: String,
-    /// The numbers.
-    pub learned: SavedBackend,
-}
-
 impl Strategy for Rl {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
         let now = self.seconds(cx.now);
         let decision = SCRATCH.with_borrow_mut(|scratch| {
             fill(scratch, cx.candidates);
-            // A filtered set of candidates has generation 0: its members are not all there is.
-            self.agent.decide(scratch, cx.generation != 0, now, cx.rng)
+            match &self.agent {
+                // A filtered set of candidates has generation 0: its members are not all there is.
+                Agent::Adaptive(agent) => agent.decide(scratch, cx.generation != 0, now, cx.rng),
+                Agent::Tabular(agent) => {
+                    let at = cx.now;
+                    let measured =
+                        |index: usize| cx.candidates.get(index).map_or((None, None), |backend| resources(backend, at));
+                    agent.decide(&scratch.candidates, cx.generation, &measured, now, cx.rng)
+                }
+            }
         })?;
         Some(Pick {
             index: decision.index,
@@ -174,12 +186,16 @@ impl Strategy for Rl {
     }
 
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
-        self.explain(cx.candidates, cx.now).iter().map(|terms| terms.cost).collect()
+        self.explain(cx.candidates, cx.now).iter().map(Explanation::cost).collect()
     }
 
     fn placed(&self, backend: &Backend, now: Instant) -> Option<Ticket> {
         let now = self.seconds(now);
-        Some(Ticket(self.agent.dispatched(backend.slot, backend.id.0, backend.in_flight(), now)))
+        let ticket = match &self.agent {
+            Agent::Adaptive(agent) => agent.dispatched(backend.slot, backend.id.0, backend.in_flight(), now),
+            Agent::Tabular(agent) => agent.dispatched(backend.slot, backend.id.0, now),
+        };
+        Some(Ticket(ticket))
     }
 
     fn save(&self, backends: &[Arc<Backend>], now: Instant) -> Option<Vec<u8>> {
@@ -260,6 +276,29 @@ fn adaptive_settings(plan: &RlPlan) -> adaptive::Settings {
         random_ties: plan.tie == RlTie::Random,
         weights: weights(plan),
         stream_weight: plan.stream_weight,
+    }
+}
+
+fn tabular_settings(plan: &RlPlan) -> tabular::Settings {
+    tabular::Settings {
+        learning_rate: plan.learning_rate,
+        discount_factor: plan.discount_factor,
+        initial_epsilon: plan.initial_epsilon,
+        epsilon_decay: plan.epsilon_decay,
+        min_epsilon: plan.min_epsilon,
+        ucb_c: plan.ucb_c,
+        tolerance: plan.tolerance,
+        rotation_after: plan.rotation_after,
+        diversity_threshold: plan.diversity_threshold,
+        diversity_boost: plan.diversity_boost,
+        sla: plan.sla.map_or(tabular::Settings::default().sla, |sla| sla.as_secs_f64()),
+        random_ties: plan.tie == RlTie::Random,
+        weights: weights(plan),
+        decision_ttl: plan.cache.decision.as_secs_f64(),
+        metrics_ttl: plan.cache.metrics.as_secs_f64(),
+        service_ttl: plan.cache.service.as_secs_f64(),
+        state_ttl: plan.cache.state.as_secs_f64(),
+        max_entries: plan.cache.max_entries,
     }
 }
 
