@@ -9,11 +9,13 @@ mod lease;
 mod members;
 mod queue;
 mod set;
+mod sticky;
 
 pub use budget::RetryBudget;
 pub use lease::{Ask, Lease, Unavailable};
 pub use queue::{Priority, QueueView, Waiting};
 pub use set::BackendSet;
+pub use sticky::{Pin, Session, Settled, Sticky};
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -38,6 +40,8 @@ pub struct Live {
     pub set: Arc<BackendSet>,
     /// The strategy.
     pub strategy: Arc<dyn Strategy>,
+    /// Session affinity; `None`: off.
+    pub sticky: Option<Arc<Sticky>>,
 }
 
 /// Counters of a pool that belong to no single backend.
@@ -172,7 +176,7 @@ impl Pool {
             budget: RetryBudget::new(now),
             born: now,
             held_until: AtomicU64::new(0),
-            live: ArcSwap::from_pointee(Live { plan, set, strategy }),
+            live: ArcSwap::from_pointee(Live { sticky: affinity(&plan, None), plan, set, strategy }),
             writer: Mutex::new(writer),
         })
     }
@@ -232,7 +236,8 @@ impl Pool {
         };
         writer.leaving.extend(built.left.iter().cloned());
         let set = Arc::new(BackendSet::publish(writer.take_generation(), built.members, &plan));
-        self.live.store(Arc::new(Live { plan, set, strategy }));
+        let sticky = affinity(&plan, live.sticky.as_ref());
+        self.live.store(Arc::new(Live { plan, set, strategy, sticky }));
         drop(writer);
         self.publications.notify_one();
         self.queue.wake_all();
@@ -298,6 +303,7 @@ impl Pool {
             plan: Arc::clone(&live.plan),
             set: Arc::new(set),
             strategy: Arc::clone(&live.strategy),
+            sticky: live.sticky.clone(),
         }));
         drop(writer);
         self.publications.notify_one();
@@ -349,6 +355,15 @@ impl Pool {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The affinity that `plan` asks for: the present one, with its secret and its table, when nothing of it changed.
+fn affinity(plan: &PoolPlan, present: Option<&Arc<Sticky>>) -> Option<Arc<Sticky>> {
+    let wanted = plan.sticky.as_ref()?;
+    match present.filter(|sticky| sticky.plan() == wanted) {
+        Some(sticky) => Some(Arc::clone(sticky)),
+        None => Some(Arc::new(Sticky::new(&plan.name, wanted))),
     }
 }
 

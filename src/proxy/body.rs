@@ -180,7 +180,6 @@ pub struct ProxyBody<B> {
 
 /// Where the bytes of a response come from.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and a box costs 5 %")]
 pub(super) enum Inner<B> {
     /// An answer of ours.
     Fixed(Bytes),

@@ -14,7 +14,7 @@ use super::retry;
 use super::story::Story;
 use super::{Downstream, Proxy};
 use crate::clock::{self, Deadline};
-use crate::config::Protocol;
+use crate::config::{Protocol, StickyMode};
 use crate::pool::{Lease, RetryReason};
 use crate::upstream::http1::request::BodyFraming;
 use crate::upstream::http1::response::Head;
@@ -133,7 +133,7 @@ impl Proxy {
         B: Body<Data = Bytes> + Unpin,
         B::Error: fmt::Display,
     {
-        outbound(order, story).write(connection.head_buffer());
+        outbound(order, story, lease).write(connection.head_buffer());
         let plan = &lease.live().plan.timeouts;
         let timeouts = ExchangeTimeouts {
             first_byte: plan.first_byte,
@@ -169,7 +169,7 @@ impl Proxy {
             let lent = Lent::new(body.take(), order.downstream.listener.body_idle_timeout);
             let address = backend.address.to_string();
             let scheme = if lease.live().plan.protocol == Protocol::H2c { "http" } else { "https" };
-            let error = match outbound(order, story).to_http2(lent.to_body(), scheme, &address) {
+            let error = match outbound(order, story, lease).to_http2(lent.to_body(), scheme, &address) {
                 Ok(request) => {
                     let head = permit.send(request);
                     match wait_for_head(head, &lent, order, lease).await {
@@ -202,13 +202,16 @@ impl Proxy {
     }
 }
 
-fn outbound<'a>(order: &Order<'a>, story: &'a Story) -> Outbound<'a> {
+fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbound<'a> {
+    let sticky = lease.live().plan.sticky.as_ref();
+    let own_cookie = sticky.filter(|sticky| sticky.mode == StickyMode::Cookie).map(|sticky| sticky.name.as_str());
     Outbound {
         head: &story.head,
         downstream: order.downstream,
         request_id: &story.request_id,
         framing: order.framing,
         asks: order.asks,
+        own_cookie,
     }
 }
 

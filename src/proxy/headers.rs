@@ -9,6 +9,7 @@ use rand::{Rng, RngExt};
 use smallvec::SmallVec;
 
 use super::Downstream;
+use super::affinity::cookies_without;
 use crate::config::Cidr;
 use crate::upstream::http1::Asks;
 use crate::upstream::http1::request::{BodyFraming, is_hop_by_hop, write_end, write_field, write_headers, write_line};
@@ -87,6 +88,8 @@ pub struct Outbound<'a> {
     pub framing: BodyFraming,
     /// What it asks for beside a response.
     pub asks: Asks,
+    /// A cookie of ours, which backends do not see.
+    pub own_cookie: Option<&'a str>,
 }
 
 impl Outbound<'_> {
@@ -98,10 +101,14 @@ impl Outbound<'_> {
         write_line(out, head.method.as_str(), target);
         write_field(out, "host", host(head));
         let dropped = named_by_connection(&head.headers);
-        let crumbs = head.version == Version::HTTP_2;
+        let crumbs = head.version == Version::HTTP_2 && self.own_cookie.is_none();
+        let ours = self.own_cookie.is_some();
         write_headers(out, &head.headers, |name, _| {
-            self.passes(name) && !dropped.contains(name) && !(crumbs && *name == header::COOKIE)
+            self.passes(name) && !dropped.contains(name) && !((crumbs || ours) && *name == header::COOKIE)
         });
+        if let Some(cookies) = self.own_cookie.and_then(|own| cookies_without(&head.headers, own)) {
+            write_field(out, "cookie", &cookies);
+        }
         if crumbs {
             write_cookie_crumbs(out, &head.headers);
         }
@@ -134,10 +141,13 @@ impl Outbound<'_> {
         let headers = request.headers_mut();
         headers.reserve(head.headers.len() + 6);
         for (name, value) in &head.headers {
-            let framing = *name == header::CONTENT_LENGTH || is_hop_by_hop(name);
-            if !framing && self.passes(name) && !dropped.contains(name) {
+            let ours = *name == header::CONTENT_LENGTH || (self.own_cookie.is_some() && *name == header::COOKIE);
+            if !ours && !is_hop_by_hop(name) && self.passes(name) && !dropped.contains(name) {
                 headers.append(name.clone(), value.clone());
             }
+        }
+        if let Some(cookies) = self.own_cookie.and_then(|own| cookies_without(&head.headers, own)) {
+            headers.insert(header::COOKIE, HeaderValue::from_bytes(&cookies)?);
         }
         // gRPC asks for its trailers this way, and HTTP/2 allows nothing else here.
         let wants_trailers = |value: &HeaderValue| {
@@ -312,8 +322,14 @@ mod tests {
 
     fn written(head: &Parts, downstream: &Downstream) -> Vec<String> {
         let id = HeaderValue::from_static("id");
-        let outbound =
-            Outbound { head, downstream, request_id: &id, framing: BodyFraming::None, asks: Asks::default() };
+        let outbound = Outbound {
+            head,
+            downstream,
+            request_id: &id,
+            framing: BodyFraming::None,
+            asks: Asks::default(),
+            own_cookie: None,
+        };
         let mut out = Vec::new();
         outbound.write(&mut out);
         String::from_utf8(out).unwrap().split("\r\n").map(str::to_owned).collect()

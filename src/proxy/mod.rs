@@ -4,6 +4,7 @@
 //! all workers read: the routing snapshot and the access log.
 
 pub mod access_log;
+mod affinity;
 mod body;
 mod error;
 mod forward;

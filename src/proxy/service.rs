@@ -17,7 +17,7 @@ use super::framing::{self, Framed};
 use super::peek::{self, Peek};
 use super::route::{Found, Model};
 use super::story::Story;
-use super::{Downstream, Proxy, Refusal, Tunnel, headers, retry, upgrade};
+use super::{Downstream, Proxy, Refusal, Tunnel, affinity, headers, retry, upgrade};
 use crate::backend::{BackendId, Ending};
 use crate::clock;
 use crate::pool::{Ask, Lease, Pool, Priority, RetryReason, Unavailable};
@@ -165,7 +165,15 @@ impl Proxy {
     async fn lease(&self, pool: &Arc<Pool>, tried: &[BackendId], story: &mut Story) -> Result<Lease, Refusal> {
         let now = if tried.is_empty() { story.arrived } else { clock::now() };
         let key = Some(address_key(story.client));
-        let mut ask = Ask { key, tried, pinned: None, queued: false, now };
+        let live = pool.live();
+        if tried.is_empty() {
+            let sticky = live.sticky.as_ref();
+            story.session = sticky.map(|sticky| affinity::session(sticky, &story.head.headers, story.client));
+        }
+        // A session's own backend is tried once; when it failed, another takes the session over.
+        let session = story.session.as_ref().filter(|_| tried.is_empty());
+        let pinned = session.and_then(|session| session.backend(&live.set, now));
+        let mut ask = Ask { key, tried, pinned, queued: false, now };
         match pool.lease(&ask, &mut self.rng.borrow_mut()) {
             Ok(lease) => return Ok(lease),
             Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
@@ -220,6 +228,10 @@ where
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     headers::finish_response(response.headers_mut(), &story.request_id);
+    if let Some(session) = &story.session {
+        let settled = session.settle(lease.backend(), story.downstream.secure, affinity::wall_seconds());
+        story.sticky = affinity::settle(settled, response.headers_mut());
+    }
     match (answer.status, answer.body) {
         (StatusCode::SWITCHING_PROTOCOLS, Inner::Http1(body)) => {
             let protocol = answer.upgrade.unwrap_or_else(|| HeaderValue::from_static("websocket"));

@@ -17,7 +17,7 @@ use super::headers;
 use super::{Downstream, Proxy, Refusal};
 use crate::backend::{Backend, CodeClass};
 use crate::clock;
-use crate::pool::{Lease, Pool, RetryReason};
+use crate::pool::{Lease, Pool, RetryReason, Session};
 use crate::upstream::http1::Connection;
 
 /// What happened to a request.
@@ -42,6 +42,8 @@ pub(super) struct Story {
     pub(super) first_byte: Option<Duration>,
     pub(super) retry: Option<RetryReason>,
     pub(super) sticky: Sticky,
+    /// The session it belongs to, where the pool has sessions.
+    pub(super) session: Option<Session>,
     /// How it ended; until somebody says so, the client left.
     pub(super) end: End,
     proxy: Rc<Proxy>,
@@ -79,6 +81,7 @@ impl Story {
             first_byte: None,
             retry: None,
             sticky: Sticky::None,
+            session: None,
             end: End::ClientGone,
             proxy,
             downstream,
