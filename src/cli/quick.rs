@@ -1,13 +1,14 @@
 //! `evenkeel quick`: a working balancer with no configuration file.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 
 use clap::Args;
 
+use super::Failure;
 use super::args::{self, Target};
 use super::run::serve;
-use super::{Failure, output};
-use crate::config::{AdminPlan, BackendPlan, Plan, PoolPlan, ProbeKind, Protocol, StrategyKind};
+use crate::config::{AccessLogFormat, AdminPlan, BackendPlan, Plan, PoolPlan, ProbeKind, Protocol, StrategyKind};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,13 +40,8 @@ impl QuickArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let plan = self.plan()?;
         let names: Vec<String> = self.to.iter().map(|target| target.address.to_string()).collect();
-        output::complain(&format!(
-            "evenkeel: {} between {}; try: curl -i http://{}/",
-            self.strategy.name(),
-            names.join(", "),
-            shown(self.listen)
-        ));
-        serve(plan, None)
+        let greeting = format!("{} between {}", self.strategy.name(), names.join(", "));
+        serve(plan, None, Some(greeting))
     }
 
     fn plan(&self) -> Result<Plan, Failure> {
@@ -82,11 +78,10 @@ impl QuickArgs {
         let mut plan = Plan::minimal(self.listen, self.strategy, Vec::new());
         plan.pools = vec![pool.into()];
         plan.admin = self.admin.map(AdminPlan::new);
+        if std::io::stdout().is_terminal() {
+            // Somebody is watching: lines that eyes can read.
+            plan.access_log.format = AccessLogFormat::Combined;
+        }
         Ok(plan)
     }
-}
-
-/// The listener as one would type it here.
-fn shown(listen: SocketAddr) -> String {
-    if listen.ip().is_unspecified() { format!("localhost:{}", listen.port()) } else { listen.to_string() }
 }

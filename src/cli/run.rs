@@ -1,5 +1,6 @@
 //! `evenkeel run`: the balancer in the foreground, from a configuration file.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -32,12 +33,13 @@ impl RunArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let path = self.config.path()?;
         let plan = config_file::load(&path)?;
-        serve(plan, Some(path))
+        serve(plan, Some(path), None)
     }
 }
 
-/// Serves a plan until told to stop; shared by `run` and `quick`.
-pub(super) fn serve(plan: Plan, source: Option<PathBuf>) -> Result<(), Failure> {
+/// Serves a plan until told to stop; shared by `run` and `quick`. `greeting` is said on stderr when it is ready, with a
+/// line to try.
+pub(super) fn serve(plan: Plan, source: Option<PathBuf>, greeting: Option<String>) -> Result<(), Failure> {
     let logging = start_log(&plan.log)?;
     let app = App::bind(plan, source).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut ready = String::new();
@@ -47,7 +49,11 @@ pub(super) fn serve(plan: Plan, source: Option<PathBuf>) -> Result<(), Failure> 
     if let Some(address) = app.admin_address() {
         ready.push_str(&format!("admin http {address}\n"));
     }
+    let first = app.listeners().first().map(|(_, address)| shown(*address));
     let say_ready = move || {
+        if let (Some(greeting), Some(address)) = (greeting, first) {
+            output::complain(&format!("evenkeel: {greeting}; try: curl -i http://{address}/"));
+        }
         // Nobody to read it is no reason not to serve.
         if let Err(failure) = output::result(&ready) {
             output::complain(&format!("evenkeel: {failure}"));
@@ -57,6 +63,11 @@ pub(super) fn serve(plan: Plan, source: Option<PathBuf>) -> Result<(), Failure> 
     let summary = done.map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
     // A drain that ran into its deadline has done what it was told; only a second signal is a failure.
     if summary.aborted { Err(Failure::Failed(summary.to_string())) } else { Ok(()) }
+}
+
+/// A listener as one would type it here.
+fn shown(listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() { format!("localhost:{}", listen.port()) } else { listen.to_string() }
 }
 
 fn start_log(plan: &LogPlan) -> Result<Logging, Failure> {

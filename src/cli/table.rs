@@ -108,38 +108,45 @@ impl Column {
 /// Columns of words are not cut below this.
 const LEAST_WIDTH: usize = 6;
 
-/// Lays out a table in lines without line ends. Where `width` is too small, the widest columns of words are cut, with an
-/// ellipsis; numbers never are.
+/// Lays out a table in lines without line ends. Where `width` is too small, columns move together, then the widest of
+/// words are cut, with an ellipsis; numbers never are.
 pub(super) fn lay_out(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>, colour: bool) -> Vec<String> {
-    let mut widths: Vec<usize> = columns
+    let needed: Vec<usize> = columns
         .iter()
         .enumerate()
         .map(|(at, column)| {
             let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| length(&cell.text));
-            cells.chain([length(column.title), column.least]).max().unwrap_or(0)
+            cells.chain([length(column.title)]).max().unwrap_or(0)
         })
         .collect();
-    while let Some(width) = width
-        && widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1) > width
+    let total = |widths: &[usize], gap: usize| widths.iter().sum::<usize>() + gap * widths.len().saturating_sub(1);
+    let mut widths: Vec<usize> = needed.iter().zip(columns).map(|(needed, column)| column.least.max(*needed)).collect();
+    let mut gap = 2;
+    if let Some(width) = width
+        && total(&widths, gap) > width
     {
-        let widest = widths.iter_mut().zip(columns).filter(|(_, column)| !column.right).map(|(width, _)| width);
-        match widest.max() {
-            Some(width) if *width > LEAST_WIDTH => *width -= 1,
-            Some(_) | None => break,
+        widths = needed;
+        gap = 1;
+        while total(&widths, gap) > width {
+            let widest = widths.iter_mut().zip(columns).filter(|(_, column)| !column.right).map(|(width, _)| width);
+            match widest.max() {
+                Some(width) if *width > LEAST_WIDTH => *width -= 1,
+                Some(_) | None => break,
+            }
         }
     }
     let head = columns.iter().map(|column| Cell::new(column.title).tone(Tone::Dim)).collect();
-    [&head].into_iter().chain(rows).map(|row: &Vec<Cell>| lay_out_row(columns, &widths, row, colour)).collect()
+    [&head].into_iter().chain(rows).map(|row: &Vec<Cell>| lay_out_row(columns, &widths, gap, row, colour)).collect()
 }
 
-fn lay_out_row(columns: &[Column], widths: &[usize], row: &[Cell], colour: bool) -> String {
+fn lay_out_row(columns: &[Column], widths: &[usize], gap: usize, row: &[Cell], colour: bool) -> String {
     let mut line = String::new();
-    for ((column, width), cell) in columns.iter().zip(widths).zip(row) {
+    for (at, ((column, width), cell)) in columns.iter().zip(widths).zip(row).enumerate() {
         let text = cut(&cell.text, *width);
         let pad = " ".repeat(width.saturating_sub(length(&text)));
         let text = cell.tone.paint(&text, colour);
-        if !line.is_empty() {
-            line.push_str("  ");
+        if at > 0 {
+            line.push_str(&" ".repeat(gap));
         }
         let (before, after) = if column.right { (pad.as_str(), "") } else { ("", pad.as_str()) };
         line.extend([before, &text, after]);

@@ -199,8 +199,8 @@ impl Stage {
             .iter()
             .map(|(name, count)| format!("{name} {:.1}%", *count as f64 * 100.0 / answered.max(1) as f64))
             .collect();
-        // Three a line fit a narrow terminal.
-        let lines: Vec<_> = shares.chunks(3).map(|line| line.join(", ")).collect();
+        // Two a line fit a narrow terminal.
+        let lines: Vec<_> = shares.chunks(2).map(|line| line.join(", ")).collect();
         text.push_str(&lines.join(",\n            "));
         text.push('\n');
         text
