@@ -73,7 +73,7 @@ fn each_verb_makes_the_contracts_request() {
         (
             "add c 127.0.0.1:9 --weight 2",
             vec![pools.clone(), (201, json!({}))],
-            vec![find, r#"POST /api/v1/pools/ai/backends {"address":"127.0.0.1:9","name":"c","weight":2}"#],
+            vec![find, r#"POST /api/v1/pools/ai/backends {"name":"c","address":"127.0.0.1:9","weight":2}"#],
         ),
         (
             "remove a --drain-timeout 30s",
