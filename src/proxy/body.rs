@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -79,7 +78,7 @@ impl<B> RequestBody<B> {
 impl<B> RequestBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: fmt::Display,
+    B::Error: std::error::Error + 'static,
 {
     /// Reads on until `look` has seen enough or `most` bytes are there, without sending anything. What was read is sent
     /// later, byte for byte. `patience`: how long the client may say nothing.
@@ -120,7 +119,7 @@ where
     /// The next frame of the client's, counted and limited.
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else { return Poll::Ready(None) };
-        let frame = frame.map_err(|error| Fault::ClientBody(error.to_string()))?;
+        let frame = frame.map_err(|error| Fault::of_client_body(&error))?;
         if let Some(data) = frame.data_ref() {
             let received = self.received.get() + data.len() as u64;
             self.received.set(received);
@@ -135,7 +134,7 @@ where
 impl<B> Body for RequestBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: fmt::Display,
+    B::Error: std::error::Error + 'static,
 {
     type Data = Bytes;
     type Error = Fault;
@@ -176,6 +175,8 @@ pub struct ProxyBody<B> {
     inner: Inner<B>,
     /// Told and reported when the body ends or is dropped.
     tracked: Option<Tracked>,
+    /// What it broke with: told to hyper one poll late, see [`broken`](Self::broken).
+    fault: Option<Fault>,
 }
 
 /// Where the bytes of a response come from.
@@ -200,21 +201,21 @@ struct Tracked {
 impl<B> ProxyBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: fmt::Display,
+    B::Error: std::error::Error + 'static,
 {
     /// An answer of ours.
     pub(super) fn fixed(body: Bytes, story: Box<Story>) -> Self {
-        Self { inner: Inner::Fixed(body), tracked: Some(Tracked { lease: None, story, ended: false }) }
+        Self { inner: Inner::Fixed(body), tracked: Some(Tracked { lease: None, story, ended: false }), fault: None }
     }
 
     /// Nothing: a 101, whose story the tunnel tells.
     pub(super) fn empty() -> Self {
-        Self { inner: Inner::Fixed(Bytes::new()), tracked: None }
+        Self { inner: Inner::Fixed(Bytes::new()), tracked: None, fault: None }
     }
 
     /// A backend's answer.
     pub(super) fn upstream(inner: Inner<B>, lease: Lease, story: Box<Story>) -> Self {
-        let mut this = Self { inner, tracked: Some(Tracked { lease: Some(lease), story, ended: false }) };
+        let mut this = Self { inner, tracked: Some(Tracked { lease: Some(lease), story, ended: false }), fault: None };
         if this.is_done() {
             this.ended_well();
         }
@@ -248,6 +249,15 @@ where
         tracked.lease = None;
     }
 
+    /// The response breaks. hyper drops a connection whose body fails together with all that it has not yet written, the
+    /// head included: so it gets one turn to write what it has, and learns of the fault at the next.
+    fn broken(&mut self, fault: Fault, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.ended_badly(&fault);
+        self.fault = Some(fault);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     fn ended_badly(&mut self, fault: &Fault) {
         let Some(tracked) = &mut self.tracked else { return };
         tracked.ended = true;
@@ -259,12 +269,14 @@ where
                 lease.failed(Ending::Reset);
                 tracked.story.end = End::BackendReset;
             }
-            tracing::warn!(
-                pool = %lease.pool().name,
-                backend = %lease.backend().name,
-                request_id = tracked.story.request_id.to_str().unwrap_or_default(),
-                "response broken off: {fault}"
-            );
+            if !fault.blames_client() {
+                tracing::warn!(
+                    pool = %lease.pool().name,
+                    backend = %lease.backend().name,
+                    request_id = tracked.story.request_id.to_str().unwrap_or_default(),
+                    "response broken off: {fault}"
+                );
+            }
         }
         tracked.lease = None;
     }
@@ -273,13 +285,16 @@ where
 impl<B> Body for ProxyBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: fmt::Display,
+    B::Error: std::error::Error + 'static,
 {
     type Data = Bytes;
     type Error = Fault;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
+        if let Some(fault) = this.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
         let polled = match &mut this.inner {
             Inner::Fixed(body) => {
                 let data = std::mem::take(body);
@@ -307,10 +322,7 @@ where
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(fault)) => {
-                this.ended_badly(&fault);
-                Poll::Ready(Some(Err(fault)))
-            }
+            Some(Err(fault)) => this.broken(fault, cx),
             None => {
                 this.ended_well();
                 Poll::Ready(None)
@@ -411,7 +423,7 @@ impl<B> Lent<B> {
 impl<B> Lent<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: fmt::Display,
+    B::Error: std::error::Error + 'static,
 {
     pub(super) fn to_body(&self) -> OutBody {
         Box::pin(Borrowed(Rc::clone(&self.0)))
@@ -421,7 +433,7 @@ where
 impl<B> Body for Borrowed<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: fmt::Display,
+    B::Error: std::error::Error + 'static,
 {
     type Data = Bytes;
     type Error = Fault;

@@ -42,7 +42,7 @@ impl Refusal {
     /// What a failed exchange means for the client.
     pub fn of_fault(fault: &Fault) -> Self {
         match fault {
-            Fault::ClientBody(_) => Self::Malformed("the request body is malformed or incomplete"),
+            Fault::ClientGone | Fault::ClientBody(_) => Self::Malformed("the request body is malformed or incomplete"),
             Fault::ClientBodyTimeout => Self::RequestTimeout,
             Fault::ClientBodyTooLarge => Self::BodyTooLarge,
             Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => Self::BackendTimeout,

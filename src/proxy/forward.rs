@@ -1,7 +1,6 @@
 //! One attempt: a connection, the request on it, the response head; over HTTP/1.1 or HTTP/2. A pooled connection that
 //! turns out to be stale is replaced by a fresh one to the same backend; that is no attempt of its own.
 
-use std::fmt;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -56,7 +55,7 @@ impl Proxy {
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         match lease.live().plan.protocol {
             Protocol::Http1 | Protocol::Https | Protocol::Auto => self.attempt_http1(order, lease, body, story).await,
@@ -73,7 +72,7 @@ impl Proxy {
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin,
-        B::Error: fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let idempotent = retry::is_idempotent(&story.head.method);
         let mut idle = self.idle_connection(lease, idempotent);
@@ -131,7 +130,7 @@ impl Proxy {
     ) -> Exchange<RequestBody<B>>
     where
         B: Body<Data = Bytes> + Unpin,
-        B::Error: fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         outbound(order, story, lease).write(connection.head_buffer());
         let plan = &lease.live().plan.timeouts;
@@ -154,7 +153,7 @@ impl Proxy {
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let backend = lease.backend();
         loop {

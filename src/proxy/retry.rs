@@ -39,6 +39,7 @@ pub(super) fn after_failure(
         Fault::FirstByteTimeout => on(RetryOn::Timeout).then_some(RetryReason::Timeout),
         Fault::IdleTimeout
         | Fault::TotalTimeout
+        | Fault::ClientGone
         | Fault::ClientBody(_)
         | Fault::ClientBodyTimeout
         | Fault::ClientBodyTooLarge => None,

@@ -1,6 +1,5 @@
 //! Every step of a request, in order.
 
-use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +34,7 @@ impl Proxy {
     pub async fn handle<B>(self: Rc<Self>, downstream: Rc<Downstream>, request: Request<B>) -> Response<ProxyBody<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let now = clock::now();
         let (head, body) = request.into_parts();
@@ -59,7 +58,7 @@ impl Proxy {
     async fn route<B>(&self, story: &Story, body: &mut Option<RequestBody<B>>) -> Result<Arc<Pool>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
-        B::Error: fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let path = story.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::path);
         let find = |model: Model<'_>| {
@@ -99,7 +98,7 @@ impl Proxy {
     ) -> Response<ProxyBody<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let plan = pool.plan();
         let has_body = body.is_some();
@@ -150,7 +149,10 @@ impl Proxy {
                         None => {
                             tell(&lease, &failed.error, &story);
                             drop(lease);
-                            return refuse(Refusal::of_fault(&failed.error.fault), story);
+                            let refusal = Refusal::of_fault(&failed.error.fault);
+                            // The story of a client that left is already told: nobody refused it anything.
+                            let is_gone = matches!(failed.error.fault, Fault::ClientGone);
+                            return if is_gone { answer(refusal, story) } else { refuse(refusal, story) };
                         }
                     }
                     if let Some(body) = &mut body {
@@ -209,9 +211,17 @@ impl Proxy {
 fn refuse<B>(refusal: Refusal, mut story: Box<Story>) -> Response<ProxyBody<B>>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: fmt::Display,
+    B::Error: std::error::Error + 'static,
 {
     story.refused(refusal);
+    answer(refusal, story)
+}
+
+fn answer<B>(refusal: Refusal, story: Box<Story>) -> Response<ProxyBody<B>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+{
     let mut response = refusal.response(&story.request_id);
     headers::finish_response(response.headers_mut(), &story.request_id);
     response.map(|body| ProxyBody::fixed(body, story))
@@ -221,7 +231,7 @@ where
 fn respond<B>(answer: Answer<B>, lease: Lease, mut story: Box<Story>) -> Response<ProxyBody<B>>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: fmt::Display,
+    B::Error: std::error::Error + 'static,
 {
     story.status = answer.status.as_u16();
     let mut response = Response::new(());
@@ -274,7 +284,7 @@ fn blame(lease: &mut Lease, error: &UpstreamError) {
         Fault::Connect(_) | Fault::Unresolved => lease.failed(Ending::ConnectFailed),
         Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => lease.failed(Ending::TimedOut),
         Fault::Closed | Fault::Io(_) | Fault::Protocol(_) => lease.failed(Ending::Reset),
-        Fault::ClientBody(_) | Fault::ClientBodyTimeout | Fault::ClientBodyTooLarge => {}
+        Fault::ClientGone | Fault::ClientBody(_) | Fault::ClientBodyTimeout | Fault::ClientBodyTooLarge => {}
     }
 }
 

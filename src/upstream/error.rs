@@ -23,7 +23,9 @@ pub enum Fault {
     IdleTimeout,
     /// The request as a whole took too long.
     TotalTimeout,
-    /// The client's body failed: the client left, or framed it wrongly.
+    /// The client left amid its body.
+    ClientGone,
+    /// The client framed its body wrongly.
     ClientBody(String),
     /// The client sent nothing of its body for too long.
     ClientBodyTimeout,
@@ -32,10 +34,37 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What the failure of a client's body means. hyper hides the cause: the end of a connection amid a body is an I/O
+    /// error beneath its own, or over HTTP/2 a stream that was reset.
+    pub fn of_client_body(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut cause = Some(error);
+        while let Some(this) = cause {
+            if let Some(error) = this.downcast_ref::<io::Error>()
+                && matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::BrokenPipe
+                        | io::ErrorKind::TimedOut
+                )
+            {
+                return Self::ClientGone;
+            }
+            if let Some(error) = this.downcast_ref::<hyper::Error>()
+                && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+            {
+                return Self::ClientGone;
+            }
+            cause = this.source();
+        }
+        Self::ClientBody(error.to_string())
+    }
+
     /// Whether the client is to blame, not the backend.
     pub fn blames_client(&self) -> bool {
         match self {
-            Self::ClientBody(_) | Self::ClientBodyTimeout | Self::ClientBodyTooLarge => true,
+            Self::ClientGone | Self::ClientBody(_) | Self::ClientBodyTimeout | Self::ClientBodyTooLarge => true,
             Self::Connect(_)
             | Self::Unresolved
             | Self::Closed
@@ -50,6 +79,7 @@ impl Fault {
     /// The client's fault that this is, made anew: errors of I/O cannot be cloned, and a client's body has none.
     pub(super) fn of_client(&self) -> Self {
         match self {
+            Self::ClientGone => Self::ClientGone,
             Self::ClientBody(what) => Self::ClientBody(what.clone()),
             Self::ClientBodyTimeout => Self::ClientBodyTimeout,
             Self::ClientBodyTooLarge => Self::ClientBodyTooLarge,
@@ -79,6 +109,7 @@ impl fmt::Display for Fault {
             Self::FirstByteTimeout => f.write_str("no first byte in time"),
             Self::IdleTimeout => f.write_str("the response stalled"),
             Self::TotalTimeout => f.write_str("the request took too long"),
+            Self::ClientGone => f.write_str("the client left amid its request body"),
             Self::ClientBody(what) => write!(f, "the request body failed: {what}"),
             Self::ClientBodyTimeout => f.write_str("the request body stalled"),
             Self::ClientBodyTooLarge => f.write_str("the request body is too large"),
@@ -113,6 +144,7 @@ impl std::error::Error for Fault {
             | Self::FirstByteTimeout
             | Self::IdleTimeout
             | Self::TotalTimeout
+            | Self::ClientGone
             | Self::ClientBody(_)
             | Self::ClientBodyTimeout
             | Self::ClientBodyTooLarge => None,

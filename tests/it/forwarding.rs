@@ -125,8 +125,9 @@ fn a_response_head_reaches_the_client() {
 /// How a request's body is framed for the client and for the backend.
 #[test]
 fn request_bodies_keep_their_bytes() {
-    let cases: [(&str, &str, Option<&str>, Option<&str>, &str); 9] = [
-        // request line and framing fields, body on the wire; at the backend: content-length, transfer-encoding, body
+    /// Request line and framing fields, body on the wire; at the backend: content-length, transfer-encoding, body.
+    type Case = (&'static str, &'static str, Option<&'static str>, Option<&'static str>, &'static str);
+    let cases: [Case; 9] = [
         ("GET / HTTP/1.1\r\n", "", None, None, ""),
         ("DELETE / HTTP/1.1\r\n", "", None, None, ""),
         ("POST / HTTP/1.1\r\n", "", Some("0"), None, ""),
@@ -210,7 +211,8 @@ fn response_bodies_keep_their_bytes() {
             "GET / HTTP/1.1",
             "304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 9\r\n\r\n",
             "",
-            Some("9"),
+            // hyper sends none with a 304, which RFC 9110 section 8.6 leaves to the server.
+            None,
             false,
             1,
             true,

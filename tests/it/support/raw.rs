@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::PATIENCE;
 use super::message::{Message, fill, find, is_loss};
-use super::{PATIENCE, until};
 
 /// One client connection.
 #[derive(Debug)]
@@ -145,24 +145,8 @@ impl Raw {
         self.buffer.is_empty() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Waits until bytes (or the end) have arrived, without reading them.
-    pub(crate) fn wait_readable(&mut self) {
-        until("bytes for the client", || !self.is_quiet());
-    }
-
-    /// Makes the kernel keep little for this client, so that a client that does not read is soon noticed.
-    pub(crate) fn with_small_buffer(self) -> Self {
-        SockRef::from(&self.stream).set_recv_buffer_size(4096).unwrap();
-        self
-    }
-
     /// Leaves with a reset instead of a polite close.
     pub(crate) fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
-    }
-
-    /// This end's address.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.stream.local_addr().unwrap()
     }
 }
