@@ -25,6 +25,8 @@ pub(super) struct Order<'a> {
     pub(super) downstream: &'a Downstream,
     pub(super) framing: BodyFraming,
     pub(super) asks: Asks,
+    /// The client's head has a `Connection` field.
+    pub(super) connection_field: bool,
     /// When the request as a whole must be over.
     pub(super) total: Option<Instant>,
 }
@@ -210,6 +212,7 @@ fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbou
         request_id: &story.request_id,
         framing: order.framing,
         asks: order.asks,
+        connection_field: order.connection_field,
         own_cookie,
     }
 }

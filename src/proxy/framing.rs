@@ -14,6 +14,10 @@ pub struct Framed {
     pub content_length: Option<u64>,
     /// The client waits for a 100 before it sends its body.
     pub expect_continue: bool,
+    /// It asks for another protocol.
+    pub upgrade: bool,
+    /// It names fields in `Connection`.
+    pub connection: bool,
 }
 
 /// The fields that framing depends on, found in one walk over the head: a look-up by name costs a hash each.
@@ -27,6 +31,8 @@ struct Fields<'a> {
     codings: usize,
     coding: Option<&'a HeaderValue>,
     expect: Option<&'a HeaderValue>,
+    upgrade: bool,
+    connection: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -46,6 +52,10 @@ impl<'a> Fields<'a> {
                 fields.coding = Some(value);
             } else if *name == header::EXPECT {
                 fields.expect = Some(value);
+            } else if *name == header::UPGRADE {
+                fields.upgrade = true;
+            } else if *name == header::CONNECTION {
+                fields.connection = true;
             }
         }
         fields
@@ -75,7 +85,7 @@ pub fn check(head: &Parts, limits: &ListenerPlan) -> Result<Framed, Refusal> {
     }
     let expect_continue = head.version == Version::HTTP_11
         && fields.expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    Ok(Framed { content_length, expect_continue })
+    Ok(Framed { content_length, expect_continue, upgrade: fields.upgrade, connection: fields.connection })
 }
 
 fn target(head: &Parts, limits: &ListenerPlan) -> Result<(), Refusal> {
@@ -139,32 +149,31 @@ const IN_HOST: [bool; 256] = {
 
 /// Whether `host` is `uri-host [":" port]` of RFC 9110 section 7.2, by its bytes. Empty is allowed there.
 pub fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host {
-        [b'[', ..] => match host.iter().position(|byte| *byte == b']') {
-            Some(end) => (&host[1..end], &host[end + 1..]),
-            None => return false,
-        },
-        _ => match host.iter().position(|byte| *byte == b':') {
-            Some(colon) => (&host[..colon], &host[colon..]),
-            None => (host, &host[host.len()..]),
-        },
-    };
-    let bracketed = host.first() == Some(&b'[');
-    let good_name = if bracketed {
-        !name.is_empty() && name.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
-    } else {
-        name.iter().all(|byte| IN_HOST[usize::from(*byte)])
-    };
-    let good_port = match port {
+    if host.first() == Some(&b'[') {
+        return host.iter().position(|byte| *byte == b']').is_some_and(|end| {
+            let name = &host[1..end];
+            let inside = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+            !name.is_empty() && name.iter().all(inside) && is_port(&host[end + 1..])
+        });
+    }
+    match host.iter().position(|byte| !IN_HOST[usize::from(*byte)]) {
+        None => true,
+        Some(colon) => is_port(&host[colon..]),
+    }
+}
+
+/// Nothing, or a colon and up to five digits that fit 16 bits.
+fn is_port(port: &[u8]) -> bool {
+    match port {
         [] => true,
-        [b':', digits @ ..] => {
-            digits.iter().all(u8::is_ascii_digit)
-                && digits.len() <= 5
-                && std::str::from_utf8(digits).is_ok_and(|text| text.is_empty() || text.parse::<u16>().is_ok())
+        [b':', digits @ ..] if digits.len() <= 5 => {
+            let value = digits
+                .iter()
+                .try_fold(0u32, |value, byte| byte.is_ascii_digit().then(|| value * 10 + u32::from(byte - b'0')));
+            value.is_some_and(|value| value <= u32::from(u16::MAX))
         }
         _ => false,
-    };
-    good_name && good_port
+    }
 }
 
 fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, Refusal> {

@@ -65,15 +65,26 @@ pub fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut impl Rng) -> Hea
     {
         return id.clone();
     }
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let random: u128 = rng.random();
     let mut text = [0u8; 32];
-    for (place, digit) in text.iter_mut().enumerate() {
-        *digit = DIGITS[(random >> (place * 4) & 0xF) as usize];
+    let random: u128 = rng.random();
+    for (pair, byte) in text.chunks_exact_mut(2).zip(random.to_ne_bytes()) {
+        pair.copy_from_slice(&HEX[usize::from(byte)]);
     }
     // INVARIANT: hex digits are a valid header value.
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
+
+/// Every byte as two hex digits.
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    table
+};
 
 /// What a forwarded request says beyond the client's own head.
 #[derive(Debug)]
@@ -88,6 +99,8 @@ pub struct Outbound<'a> {
     pub framing: BodyFraming,
     /// What it asks for beside a response.
     pub asks: Asks,
+    /// The client's head has a `Connection` field, so names in it are to be dropped.
+    pub connection_field: bool,
     /// A cookie of ours, which backends do not see.
     pub own_cookie: Option<&'a str>,
 }
@@ -100,7 +113,7 @@ impl Outbound<'_> {
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         write_line(out, head.method.as_str(), target);
         write_field(out, "host", host(head));
-        let dropped = named_by_connection(&head.headers);
+        let dropped = if self.connection_field { named_by_connection(&head.headers) } else { SmallVec::new() };
         let crumbs = head.version == Version::HTTP_2 && self.own_cookie.is_none();
         let ours = self.own_cookie.is_some();
         write_headers(out, &head.headers, |name, _| {
@@ -137,7 +150,7 @@ impl Outbound<'_> {
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_2;
-        let dropped = named_by_connection(&head.headers);
+        let dropped = if self.connection_field { named_by_connection(&head.headers) } else { SmallVec::new() };
         let headers = request.headers_mut();
         headers.reserve(head.headers.len() + 6);
         for (name, value) in &head.headers {
@@ -197,6 +210,11 @@ impl Outbound<'_> {
     }
 
     fn write_forwarded(&self, out: &mut Vec<u8>) {
+        if !self.downstream.trusted {
+            out.extend_from_slice(&self.downstream.forwarded);
+            write_field(out, FORWARDED_HOST, host(self.head));
+            return;
+        }
         let peer = self.downstream.peer_text.as_bytes();
         out.extend_from_slice(FORWARDED_FOR.as_bytes());
         out.extend_from_slice(b": ");
@@ -216,6 +234,12 @@ impl Outbound<'_> {
             write_field(out, FORWARDED_HOST, host(self.head));
         }
     }
+}
+
+/// What an untrusted peer's requests say of it: the same for every request of a connection.
+pub(super) fn forwarded(peer: &str, secure: bool) -> Vec<u8> {
+    let proto = if secure { "https" } else { "http" };
+    format!("{FORWARDED_FOR}: {peer}\r\n{FORWARDED_PROTO}: {proto}\r\n").into_bytes()
 }
 
 /// Our entry in `Via`, by the version the request came with.

@@ -113,6 +113,8 @@ pub struct Downstream {
     pub peer: IpAddr,
     /// `peer` as text.
     pub peer_text: String,
+    /// Its forwarded fields in wire form, where `peer` is not trusted.
+    forwarded: Vec<u8>,
     /// Whether `peer` is one of the listener's trusted proxies.
     pub trusted: bool,
     /// Whether the connection is encrypted.
@@ -134,9 +136,11 @@ impl Downstream {
     pub fn new(peer: IpAddr, secure: bool, listener: Arc<ListenerPlan>) -> Self {
         let peer = peer.to_canonical();
         let trusted = listener.trusted_proxies.iter().any(|range| range.contains(peer));
+        let peer_text = peer.to_string();
         Self {
             peer,
-            peer_text: peer.to_string(),
+            forwarded: headers::forwarded(&peer_text, secure),
+            peer_text,
             trusted,
             secure,
             listener,

@@ -40,14 +40,13 @@ impl Proxy {
         let (head, body) = request.into_parts();
         let client = headers::client_address(&head.headers, &downstream);
         let request_id = headers::request_id(&head.headers, downstream.trusted, &mut *self.rng.borrow_mut());
-        let story = Story::begin(head, request_id, client, now, Rc::clone(&self), Rc::clone(&downstream));
+        let mut story = Story::begin(head, request_id, client, now, Rc::clone(&self), Rc::clone(&downstream));
         let framed = match framing::check(&story.head, &downstream.listener) {
             Ok(framed) => framed,
             Err(refusal) => return refuse(refusal, story),
         };
         let has_body = !body.is_end_stream();
-        let mut body =
-            has_body.then(|| RequestBody::new(body, Rc::clone(&story.bytes_in), downstream.listener.max_body));
+        let mut body = has_body.then(|| RequestBody::new(body, story.count_body(), downstream.listener.max_body));
         match self.route(&story, &mut body).await {
             Ok(pool) => self.forward(pool, &downstream, framed, body, story).await,
             Err(refusal) => refuse(refusal, story),
@@ -112,8 +111,9 @@ impl Proxy {
             framing: headers::body_framing(&story.head.method, framed.content_length, has_body),
             asks: Asks {
                 expect_continue: framed.expect_continue && has_body,
-                upgrade: !has_body && upgrade::is_websocket(&story.head),
+                upgrade: framed.upgrade && !has_body && upgrade::is_websocket(&story.head),
             },
+            connection_field: framed.connection,
             total: (!plan.timeouts.total.is_zero()).then(|| story.arrived + plan.timeouts.total),
         };
         pool.budget.earn(story.arrived);

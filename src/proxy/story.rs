@@ -33,8 +33,8 @@ pub(super) struct Story {
     pick: Option<(&'static str, f32, usize)>,
     strategy: Option<&'static str>,
     pub(super) status: u16,
-    /// Shared with the request body, which counts as it passes.
-    pub(super) bytes_in: Rc<Cell<u64>>,
+    /// Shared with the request body, which counts as it passes; `None`: there is no body.
+    bytes_in: Option<Rc<Cell<u64>>>,
     pub(super) bytes_out: u64,
     pub(super) attempts: u32,
     pub(super) queue: Duration,
@@ -73,7 +73,7 @@ impl Story {
             pick: None,
             strategy: None,
             status: 0,
-            bytes_in: Rc::new(Cell::new(0)),
+            bytes_in: None,
             bytes_out: 0,
             attempts: 0,
             queue: Duration::ZERO,
@@ -86,6 +86,11 @@ impl Story {
             proxy,
             downstream,
         })
+    }
+
+    /// A count of body bytes, for whoever passes them on.
+    pub(super) fn count_body(&mut self) -> Rc<Cell<u64>> {
+        Rc::clone(self.bytes_in.get_or_insert_default())
     }
 
     /// An attempt begins.
@@ -136,7 +141,7 @@ impl Story {
             path: path.as_bytes(),
             protocol: protocol_name(self.head.version),
             status: self.status,
-            bytes_in: self.bytes_in.get(),
+            bytes_in: self.bytes_in.as_ref().map_or(0, |count| count.get()),
             bytes_out: self.bytes_out,
             pool: self.pool.as_ref().map(|pool| &*pool.name),
             backend: self.backend.as_ref().map(|backend| &*backend.name),

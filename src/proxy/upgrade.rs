@@ -90,7 +90,7 @@ impl Tunnel {
             if deadline.poll_passed(cx) { Poll::Ready(End::Ok) } else { Poll::Pending }
         })
         .await;
-        self.story.bytes_in.set(up.moved);
+        self.story.count_body().set(up.moved);
         self.story.bytes_out = down.moved;
         self.story.end = ended;
         self.lease.received(usize::try_from(down.moved).unwrap_or(usize::MAX));

@@ -456,8 +456,6 @@ pub struct ResponseBody<B> {
     exchange: Option<Box<Exchange<B>>>,
     decoder: Decoder,
     keep_alive: bool,
-    /// The connection, once the body was read to its end and may be used again.
-    spare: Option<Connection>,
 }
 
 #[derive(Debug)]
@@ -480,16 +478,12 @@ where
             Framing::Chunked => Decoder::Chunked(ChunkDecoder::new()),
             Framing::UntilClose => Decoder::UntilClose,
         };
-        let mut body = Self { exchange: Some(exchange), decoder, keep_alive, spare: None };
-        if matches!(body.decoder, Decoder::Done) {
-            body.finish();
-        }
-        body
+        Self { exchange: Some(exchange), decoder, keep_alive }
     }
 
     /// The backend has agreed to another protocol: there is no body, and the connection is the tunnel's.
     fn upgraded(exchange: Box<Exchange<B>>) -> Self {
-        Self { exchange: Some(exchange), decoder: Decoder::Done, keep_alive: false, spare: None }
+        Self { exchange: Some(exchange), decoder: Decoder::Done, keep_alive: false }
     }
 
     /// The connection after a 101.
@@ -513,10 +507,19 @@ where
         }
     }
 
-    /// The connection, if the exchange ended cleanly and it may carry another request.
+    /// The connection, once the body was read to its end, if the exchange ended cleanly and it may carry another request.
     #[inline]
     pub fn take_connection(&mut self) -> Option<Connection> {
-        self.spare.take()
+        if !self.is_done() {
+            return None;
+        }
+        let exchange = self.exchange.take()?;
+        let reusable = self.keep_alive && exchange.sent_whole() && exchange.connection.read.is_empty();
+        reusable.then(|| {
+            let mut connection = exchange.connection;
+            connection.reused = true;
+            connection
+        })
     }
 
     /// The next piece of the response; meanwhile the rest of the request is sent.
@@ -534,12 +537,12 @@ where
                     exchange.wait = Wait::Nothing;
                     exchange.deadline.disarm();
                     if self.decoder.is_done() {
-                        self.finish();
+                        self.decoder = Decoder::Done;
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Ok(Some(Piece::End(trailers))) => {
-                    self.finish();
+                    self.decoder = Decoder::Done;
                     return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
                 }
                 Ok(None) => {}
@@ -549,7 +552,7 @@ where
             match exchange.connection.poll_fill(cx, want) {
                 Poll::Ready(Ok(0)) => {
                     if matches!(self.decoder, Decoder::UntilClose) {
-                        self.finish();
+                        self.decoder = Decoder::Done;
                         return Poll::Ready(None);
                     }
                     return Poll::Ready(Some(Err(Fault::Closed)));
@@ -564,20 +567,6 @@ where
                     return Poll::Pending;
                 }
             }
-        }
-    }
-
-    /// The body is read: the connection is free, unless something speaks against it.
-    fn finish(&mut self) {
-        self.decoder = Decoder::Done;
-        if let Some(exchange) = self.exchange.take()
-            && self.keep_alive
-            && exchange.sent_whole()
-            && exchange.connection.read.is_empty()
-        {
-            let mut connection = exchange.connection;
-            connection.reused = true;
-            self.spare = Some(connection);
         }
     }
 }
