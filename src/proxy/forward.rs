@@ -16,7 +16,7 @@ use crate::clock::{self, Deadline};
 use crate::config::{Protocol, StickyMode};
 use crate::pool::{Lease, RetryReason};
 use crate::upstream::http1::request::BodyFraming;
-use crate::upstream::http1::response::Head;
+use crate::upstream::http1::response::{Head, is_event_stream};
 use crate::upstream::http1::{Asks, Connection, Exchange, ExchangeTimeouts};
 use crate::upstream::{Fault, Stream, UpstreamError, connect};
 
@@ -35,6 +35,8 @@ pub(super) struct Order<'a> {
 pub(super) struct Answer<B> {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
+    /// Whether it is streamed in events.
+    pub(super) streamed: bool,
     /// The protocol of a 101.
     pub(super) upgrade: Option<HeaderValue>,
     pub(super) body: Inner<B>,
@@ -92,8 +94,8 @@ impl Proxy {
             let exchange = Box::new(self.exchange(order, lease, connection, body, story));
             let failed = match exchange.head(|head| pass_on(order, story, head)).await {
                 Ok((head, body)) => {
-                    let Head { status, headers, upgrade, .. } = head;
-                    return Ok(Answer { status, headers, upgrade, body: Inner::Http1(body) });
+                    let Head { status, headers, upgrade, streamed, .. } = head;
+                    return Ok(Answer { status, headers, streamed, upgrade, body: Inner::Http1(body) });
                 }
                 Err(failed) => failed,
             };
@@ -179,7 +181,10 @@ impl Proxy {
                             super::headers::strip_hop_by_hop(&mut head.headers);
                             let idle = lease.live().plan.timeouts.idle;
                             let body = Inner::Http2(Http2Body::new(incoming, permit, idle, order.total));
-                            return Ok(Answer { status: head.status, headers: head.headers, upgrade: None, body });
+                            let kind = head.headers.get(http::header::CONTENT_TYPE);
+                            let streamed = kind.is_some_and(|kind| is_event_stream(kind.as_bytes()));
+                            let (status, headers) = (head.status, head.headers);
+                            return Ok(Answer { status, headers, streamed, upgrade: None, body });
                         }
                         Err(error) => error,
                     }
@@ -209,6 +214,7 @@ fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbou
     Outbound {
         head: &story.head,
         downstream: order.downstream,
+        host: &story.host,
         request_id: &story.request_id,
         framing: order.framing,
         asks: order.asks,

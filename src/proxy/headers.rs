@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
@@ -93,6 +94,8 @@ pub struct Outbound<'a> {
     pub head: &'a Parts,
     /// The connection it came on.
     pub downstream: &'a Downstream,
+    /// The host it is for.
+    pub host: &'a [u8],
     /// The identifier of the request.
     pub request_id: &'a HeaderValue,
     /// How its body is framed.
@@ -112,7 +115,7 @@ impl Outbound<'_> {
         // Path and query pass byte for byte; `*` stands for itself; an absolute target without a path means `/`.
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         write_line(out, head.method.as_str(), target);
-        write_field(out, "host", host(head));
+        write_field(out, "host", self.host);
         let dropped = if self.connection_field { named_by_connection(&head.headers) } else { SmallVec::new() };
         let crumbs = head.version == Version::HTTP_2 && self.own_cookie.is_none();
         let ours = self.own_cookie.is_some();
@@ -143,7 +146,7 @@ impl Outbound<'_> {
     /// The host is not one that HTTP/2 can carry.
     pub fn to_http2<T>(&self, body: T, scheme: &str, fallback: &str) -> Result<Request<T>, http::Error> {
         let head = self.head;
-        let authority = Some(host(head)).filter(|host| !host.is_empty()).unwrap_or(fallback.as_bytes());
+        let authority = Some(self.host).filter(|host| !host.is_empty()).unwrap_or(fallback.as_bytes());
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build()?;
         let mut request = Request::new(body);
@@ -212,7 +215,7 @@ impl Outbound<'_> {
     fn write_forwarded(&self, out: &mut Vec<u8>) {
         if !self.downstream.trusted {
             out.extend_from_slice(&self.downstream.forwarded);
-            write_field(out, FORWARDED_HOST, host(self.head));
+            write_field(out, FORWARDED_HOST, self.host);
             return;
         }
         let peer = self.downstream.peer_text.as_bytes();
@@ -231,7 +234,7 @@ impl Outbound<'_> {
             write_field(out, FORWARDED_PROTO, if self.downstream.secure { b"https" } else { b"http" });
         }
         if !has(FORWARDED_HOST) {
-            write_field(out, FORWARDED_HOST, host(self.head));
+            write_field(out, FORWARDED_HOST, self.host);
         }
     }
 }
@@ -263,11 +266,11 @@ fn write_cookie_crumbs(out: &mut Vec<u8>, headers: &HeaderMap) {
 }
 
 /// The host a request is for: the target's authority before the `Host` field (RFC 9112 section 3.2.2).
-#[inline]
-pub fn host(head: &Parts) -> &[u8] {
-    match head.uri.authority() {
-        Some(authority) => authority.as_str().as_bytes(),
-        None => head.headers.get(header::HOST).map_or(b"", HeaderValue::as_bytes),
+pub fn host(head: &Parts) -> Bytes {
+    match (head.uri.authority(), head.headers.get(header::HOST)) {
+        (Some(authority), _) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
+        (None, Some(host)) => Bytes::copy_from_slice(host.as_bytes()),
+        (None, None) => Bytes::new(),
     }
 }
 
@@ -301,22 +304,13 @@ pub fn body_framing(method: &Method, content_length: Option<u64>, has_body: bool
 }
 
 /// Makes a backend's headers ours: the identifier is on every response, and event streams are not buffered by anyone
-/// in front of us. Returns whether the response is streamed in events.
+/// in front of us.
 #[inline]
-pub fn finish_response(headers: &mut HeaderMap, request_id: &HeaderValue) -> bool {
-    let streamed = headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_event_stream(kind.as_bytes()));
+pub fn finish_response(headers: &mut HeaderMap, request_id: &HeaderValue, streamed: bool) {
     if streamed && !headers.contains_key(&X_ACCEL_BUFFERING) {
         headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
     }
     headers.insert(X_REQUEST_ID.clone(), request_id.clone());
-    streamed
-}
-
-/// Server-sent events, or JSON lines.
-#[inline]
-pub fn is_event_stream(content_type: &[u8]) -> bool {
-    let starts = |kind: &[u8]| content_type.get(..kind.len()).is_some_and(|head| head.eq_ignore_ascii_case(kind));
-    starts(b"text/event-stream") || starts(b"application/x-ndjson")
 }
 
 /// Removes what must not reach a client on another connection; for responses of hyper's client, ours are clean.

@@ -62,7 +62,7 @@ impl Proxy {
         let path = story.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::path);
         let find = |model: Model<'_>| {
             let routing = self.shared.routing.load();
-            match routing.find(headers::host(&story.head), path, &story.head.headers, model) {
+            match routing.find(&story.host, path, &story.head.headers, model) {
                 Found::Pool(pool) => Ok(Arc::clone(pool)),
                 Found::NeedsModel(most) => Err(Some(most)),
                 Found::Nothing => Err(None),
@@ -223,7 +223,7 @@ where
     B::Error: std::error::Error + 'static,
 {
     let mut response = refusal.response(&story.request_id);
-    headers::finish_response(response.headers_mut(), &story.request_id);
+    headers::finish_response(response.headers_mut(), &story.request_id, false);
     response.map(|body| ProxyBody::fixed(body, story))
 }
 
@@ -237,7 +237,7 @@ where
     let mut response = Response::new(());
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
-    headers::finish_response(response.headers_mut(), &story.request_id);
+    headers::finish_response(response.headers_mut(), &story.request_id, answer.streamed);
     if let Some(session) = &story.session {
         let settled = session.settle(lease.backend(), story.downstream.secure, affinity::wall_seconds());
         story.sticky = affinity::settle(settled, response.headers_mut());
@@ -258,10 +258,8 @@ where
 
 /// Tells the lease what the head says.
 fn note_response<B>(lease: &mut Lease, answer: &Answer<B>, story: &mut Story) {
-    let kind = answer.headers.get(header::CONTENT_TYPE);
-    let streamed = kind.is_some_and(|kind| headers::is_event_stream(kind.as_bytes()));
     let pause = retry_after(answer.status, &answer.headers);
-    lease.responded(answer.status.as_u16(), streamed, pause, clock::now());
+    lease.responded(answer.status.as_u16(), answer.streamed, pause, clock::now());
     story.first_byte = lease.first_byte_after();
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::header;
 use http::request::Parts;
 use http::{HeaderValue, Version};
@@ -25,6 +26,8 @@ use crate::upstream::http1::Connection;
 pub(super) struct Story {
     /// The client's head: told in the log, and sent upstream.
     pub(super) head: Parts,
+    /// The host it is for.
+    pub(super) host: Bytes,
     pub(super) request_id: HeaderValue,
     pub(super) client: IpAddr,
     pub(super) arrived: Instant,
@@ -64,6 +67,7 @@ impl Story {
         // Boxed: it is moved many times, and every move of its 500 bytes costs more than the allocation (measured:
         // with the exchange, 5.1 k of 31 k instructions per request were such copies).
         Box::new(Self {
+            host: headers::host(&head),
             head,
             request_id,
             client,
@@ -137,7 +141,7 @@ impl Story {
             request_id: self.request_id.to_str().unwrap_or_default(),
             client: self.client,
             method: self.head.method.as_str(),
-            host: headers::host(&self.head),
+            host: &self.host,
             path: path.as_bytes(),
             protocol: protocol_name(self.head.version),
             status: self.status,

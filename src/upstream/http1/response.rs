@@ -40,6 +40,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the connection may be used again after the body.
     pub keep_alive: bool,
+    /// Whether it is streamed in events, by its `Content-Type`.
+    pub streamed: bool,
     /// The protocol of the `Upgrade` field, with a 101.
     pub upgrade: Option<HeaderValue>,
 }
@@ -53,6 +55,14 @@ struct Seen {
     keep_alive: bool,
     named_by_connection: SmallVec<[HeaderName; 2]>,
     upgrade: Option<HeaderValue>,
+    streamed: bool,
+}
+
+/// Server-sent events, or JSON lines.
+#[inline]
+pub fn is_event_stream(content_type: &[u8]) -> bool {
+    let starts = |kind: &[u8]| content_type.get(..kind.len()).is_some_and(|head| head.eq_ignore_ascii_case(kind));
+    starts(b"text/event-stream") || starts(b"application/x-ndjson")
 }
 
 /// Parses one head from the front of `buffer`, as the answer to a request with `method`. `None`: more bytes are needed.
@@ -138,7 +148,7 @@ fn parse_with<const FIELDS: usize>(buffer: &mut BytesMut, method: &Method) -> Re
     let persistent = if version == Version::HTTP_11 { !seen.close } else { seen.keep_alive && !seen.close };
     // Both framings at once is how responses are smuggled: the coding rules, and the connection is not trusted again.
     let keep_alive = persistent && framing != Framing::UntilClose && !(seen.chunked && seen.length.is_some());
-    Ok(Some(Head { status, version, headers, framing, keep_alive, upgrade: seen.upgrade }))
+    Ok(Some(Head { status, version, headers, framing, keep_alive, upgrade: seen.upgrade, streamed: seen.streamed }))
 }
 
 /// Notes what a framing or hop-by-hop field says; `true` when it does not pass on. By length first: most fields are told
@@ -171,6 +181,10 @@ fn framing_field(name: &[u8], value: &[u8], seen: &mut Seen) -> Result<bool, &'s
             seen.upgrade = HeaderValue::from_bytes(value).ok();
             Ok(true)
         }
+        12 if is(b"content-type") => {
+            seen.streamed = is_event_stream(value);
+            Ok(false)
+        }
         // `Trailer` passes: it announces end-to-end fields, and hyper sends trailers only when it is there.
         10 => Ok(is(b"keep-alive")),
         2 => Ok(is(b"te")),
@@ -192,6 +206,10 @@ fn connection_token(token: &[u8], seen: &mut Seen) {
 
 /// Digits only; a list must repeat one value (RFC 9112 section 6.3).
 fn content_length(value: &[u8]) -> Result<u64, &'static str> {
+    // Nearly all: up to 19 digits, which fit 64 bits.
+    if (1..=19).contains(&value.len()) && value.iter().all(u8::is_ascii_digit) {
+        return Ok(value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')));
+    }
     let mut found = None;
     for part in value.split(|byte| *byte == b',') {
         let part = part.trim_ascii();
