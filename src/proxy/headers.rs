@@ -340,12 +340,15 @@ mod tests {
 
     fn written(head: &Parts, downstream: &Downstream) -> Vec<String> {
         let id = HeaderValue::from_static("id");
+        let host = host(head);
         let outbound = Outbound {
             head,
             downstream,
+            host: &host,
             request_id: &id,
             framing: BodyFraming::None,
             asks: Asks::default(),
+            connection_field: true,
             own_cookie: None,
         };
         let mut out = Vec::new();
