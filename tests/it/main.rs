@@ -8,6 +8,7 @@
 
 mod support;
 
+mod changes;
 mod departures;
 mod forwarding;
 mod health;

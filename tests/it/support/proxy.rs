@@ -1,7 +1,7 @@
 //! The balancer under test: an `App` on a thread of its own, on ports that the kernel chose.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -18,6 +18,7 @@ use super::{PATIENCE, Raw, Samples, TestBackend, eventually, until};
 pub(crate) struct Setup {
     plan: Plan,
     log: Option<tempfile::TempDir>,
+    source: Option<PathBuf>,
 }
 
 impl Setup {
@@ -34,11 +35,19 @@ impl Setup {
         plan.server.threads = 1;
         plan.admin = Some(AdminPlan::new(([127, 0, 0, 1], 0).into()));
         plan.access_log.format = AccessLogFormat::Off;
-        let setup = Self { plan, log: None };
+        let setup = Self { plan, log: None, source: None };
         setup.pool(|pool| {
             pool.name = "ai".to_owned();
             pool.health.kind = ProbeKind::None;
         })
+    }
+
+    /// As the configuration file at `path` says.
+    #[track_caller]
+    pub(crate) fn file(path: &Path) -> Self {
+        let (plan, warnings) = Plan::load(path).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(warnings.is_empty(), "{warnings:?}");
+        Self { plan, log: None, source: Some(path.to_owned()) }
     }
 
     /// Changes the pool.
@@ -72,7 +81,7 @@ impl Setup {
     #[track_caller]
     pub(crate) fn start(self) -> TestProxy {
         let log = self.plan.access_log.path.clone();
-        let app = App::bind(self.plan, None).expect("bind");
+        let app = App::bind(self.plan, self.source).expect("bind");
         let (address, admin) = (app.listeners()[0].1, app.admin_address().expect("an admin server"));
         let handle = app.handle();
         let (ended, end) = mpsc::channel();
@@ -113,6 +122,16 @@ impl TestProxy {
     #[track_caller]
     pub(crate) fn admin(&self, path: &str) -> super::Message {
         Raw::connect(self.admin).get(path)
+    }
+
+    /// A change through the admin server: `METHOD PATH` and a JSON body.
+    #[track_caller]
+    pub(crate) fn change(&self, line: &str, body: &str) -> super::Message {
+        let mut client = Raw::connect(self.admin);
+        let (method, path) = line.split_once(' ').unwrap();
+        let length = body.len();
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"));
+        client.response()
     }
 
     /// `/metrics`.
