@@ -12,3 +12,9 @@ use std::time::Instant;
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+/// Seconds since 1970 on the wall clock, which may be set: only for what leaves the process, such as a cookie's age.
+pub fn wall_seconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

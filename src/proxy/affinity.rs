@@ -3,23 +3,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::header::{self, HeaderMap, HeaderValue};
 
 use super::access_log;
+use crate::clock;
 use crate::config::StickyMode;
 use crate::pool::{Session, Settled, Sticky};
-
-/// Seconds since 1970.
-pub(super) fn wall_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
 
 /// The session of a request with these headers from `client`.
 pub(super) fn session(sticky: &Arc<Sticky>, headers: &HeaderMap, client: IpAddr) -> Session {
     let plan = sticky.plan();
-    let now = wall_seconds();
+    let now = clock::wall_seconds();
     match plan.mode {
         StickyMode::Cookie => sticky.session(cookie(headers, &plan.name), now),
         StickyMode::Header => sticky.session(headers.get(plan.name.as_str()).map(HeaderValue::as_bytes), now),

@@ -239,7 +239,7 @@ where
     *response.headers_mut() = answer.headers;
     headers::finish_response(response.headers_mut(), &story.request_id, answer.streamed);
     if let Some(session) = &story.session {
-        let settled = session.settle(lease.backend(), story.downstream.secure, affinity::wall_seconds());
+        let settled = session.settle(lease.backend(), story.downstream.secure, clock::wall_seconds());
         story.sticky = affinity::settle(settled, response.headers_mut());
     }
     match (answer.status, answer.body) {
