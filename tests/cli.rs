@@ -77,6 +77,9 @@ fn usage_errors_end_with_2_and_say_why_on_stderr() {
         (&["quick", "--listen", ":0", "--to", "1", "--admin", "0.0.0.0:1"], "token"),
         (&["quick", "--listen", ":0", "--to", "1", "--strategy", "peak_ewmma"], "peak_ewma"),
         (&["demo", "--duration", "3"], "\"3s\""),
+        (&["simulate", "--scenario", "nonsense"], "nonsense"),
+        (&["simulate", "--scenario", "nowhere.toml"], "nowhere.toml"),
+        (&["simulate", "--scenario", "s06", "--strategy", "nonsense"], "nonsense"),
     ] {
         let output = run(arguments);
         assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
@@ -322,6 +325,19 @@ fn quick_balances_without_a_file() {
     let (code, said) = balancer.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("try: curl"), "{said}");
+}
+
+#[test]
+fn simulate_compares_writes_and_repeats_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("new").display().to_string();
+    let arguments = ["simulate", "--scenario", "s06", "--strategy", "round_robin", "--strategy", "lc", "--seeds", "1"];
+    let first = evenkeel(&arguments).args(["--out", &out]).output().unwrap();
+    assert_eq!(code(&first), 0, "{}", stderr(&first));
+    assert!(stdout(&first).contains("s06_crash\n") && stdout(&first).contains("round_robin"), "{}", stdout(&first));
+    let csv = std::fs::read_to_string(Path::new(&out).join("results.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 3, "a heading and a line a run: {csv}");
+    assert_eq!(stdout(&run(&arguments)), stdout(&first));
 }
 
 #[test]

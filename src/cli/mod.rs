@@ -34,6 +34,7 @@ Examples:
   evenkeel run -c evenkeel.toml                        the balancer in earnest
   evenkeel ctl backends                                what it thinks of its backends
   evenkeel top                                         the same, live
+  evenkeel simulate --scenario s06                     strategies against a crash, in virtual time
 
 Exit codes: 0 done, 1 failed while running, 2 usage or configuration error (nothing was started).";
 
