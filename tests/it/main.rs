@@ -15,4 +15,5 @@ mod health;
 mod queueing;
 mod refusals;
 mod retries;
+mod sticky;
 mod streaming;
