@@ -10,10 +10,13 @@ mod support;
 
 mod changes;
 mod departures;
+mod draining;
 mod forwarding;
 mod health;
+mod observing;
 mod queueing;
 mod refusals;
+mod reload;
 mod retries;
 mod sticky;
 mod streaming;

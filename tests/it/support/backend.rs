@@ -31,8 +31,6 @@ struct State {
     /// Connections that carried a request, in all and now.
     connections: AtomicUsize,
     open: AtomicUsize,
-    /// Connections accepted, whatever for.
-    accepted: AtomicUsize,
     requests: Mutex<Vec<Message>>,
     failures: Mutex<Vec<String>>,
     sockets: Mutex<Vec<TcpStream>>,
@@ -64,7 +62,6 @@ impl TestBackend {
             stop: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
-            accepted: AtomicUsize::new(0),
             requests: Mutex::default(),
             failures: Mutex::default(),
             sockets: Mutex::default(),
@@ -97,11 +94,6 @@ impl TestBackend {
     /// Those of them that are open now.
     pub(crate) fn open(&self) -> usize {
         self.state.open.load(SeqCst)
-    }
-
-    /// Connections accepted, health checks included.
-    pub(crate) fn accepted(&self) -> usize {
-        self.state.accepted.load(SeqCst)
     }
 
     /// Every request so far, as its bytes came.
@@ -187,7 +179,6 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
         if state.stop.load(SeqCst) {
             return;
         }
-        state.accepted.fetch_add(1, SeqCst);
         state.sockets.lock().unwrap().push(stream.try_clone().unwrap());
         let state = Arc::clone(state);
         std::thread::spawn(move || serve(stream, &state));

@@ -19,6 +19,8 @@ pub(crate) struct Load {
 pub(crate) struct Done {
     /// Requests sent.
     pub(crate) requests: usize,
+    /// Connections made.
+    pub(crate) connections: usize,
     /// One line for each that was not answered with 200 and a whole body.
     pub(crate) failures: Vec<String>,
 }
@@ -42,6 +44,7 @@ impl Load {
         self.clients.into_iter().fold(Done::default(), |mut sum, client| {
             let done = client.join().expect("a client of the load");
             sum.requests += done.requests;
+            sum.connections += done.connections;
             sum.failures.extend(done.failures);
             sum
         })
@@ -49,7 +52,7 @@ impl Load {
 }
 
 fn ask(address: SocketAddr, method: &str, stop: &AtomicBool) -> Done {
-    let mut done = Done::default();
+    let mut done = Done { connections: 1, ..Done::default() };
     let mut client = Raw::connect(address);
     while !stop.load(SeqCst) {
         done.requests += 1;
@@ -71,6 +74,7 @@ fn ask(address: SocketAddr, method: &str, stop: &AtomicBool) -> Done {
         };
         if let Some(fault) = fault {
             done.failures.push(fault);
+            done.connections += 1;
             client = Raw::connect(address);
         }
     }

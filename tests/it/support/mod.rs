@@ -1,6 +1,7 @@
 //! What every integration test stands on: a scripted backend, a raw client, the proxy under test.
 
 mod backend;
+mod binary;
 mod gate;
 mod load;
 mod message;
@@ -9,6 +10,7 @@ mod proxy;
 mod raw;
 
 pub(crate) use backend::{TestBackend, Turn, refusing_address};
+pub(crate) use binary::{Binary, Config};
 pub(crate) use gate::Gate;
 pub(crate) use load::Load;
 pub(crate) use message::{Message, chunked};
