@@ -15,6 +15,8 @@ mod forwarding;
 mod health;
 mod observing;
 mod queueing;
+#[path = "../raw/mod.rs"]
+mod raw;
 mod refusals;
 mod reload;
 mod retries;
