@@ -64,6 +64,8 @@ pub struct Snapshot {
     pub certificates: Vec<(PathBuf, SystemTime)>,
     /// Access log lines lost so far.
     pub access_log_lost: u64,
+    /// Requests that met no pool (malformed, or no route), by class: 4xx and 5xx.
+    pub refused: [u64; 2],
 }
 
 /// Where the process is in its life.

@@ -18,7 +18,7 @@ pub(super) fn scrape(room: &dyn ControlRoom, metrics: &Metrics) -> String {
     let snapshot = room.snapshot();
     let pools: Vec<Walked> = snapshot.pools.iter().map(Walked::new).collect();
     let mut out = Exposition::default();
-    traffic(&mut out, &pools);
+    traffic(&mut out, &pools, snapshot.refused);
     gauges(&mut out, &pools, room);
     health(&mut out, &pools);
     pool_wide(&mut out, &pools);
@@ -53,7 +53,7 @@ fn each(pools: &[Walked]) -> impl Iterator<Item = (&str, &Arc<Backend>)> {
     pools.iter().flat_map(|walked| walked.backends.iter().map(|backend| (&*walked.pool.name, backend)))
 }
 
-fn traffic(out: &mut Exposition, pools: &[Walked]) {
+fn traffic(out: &mut Exposition, pools: &[Walked], refused: [u64; 2]) {
     let mut family = out.family(&families::REQUESTS);
     for walked in pools {
         for backend in &walked.backends {
@@ -66,6 +66,9 @@ fn traffic(out: &mut Exposition, pools: &[Walked]) {
         for (class, count) in unrouted.into_iter().zip(&walked.pool.stats.unrouted) {
             family.sample(&[&walked.pool.name, "", class.name()], count.load(Relaxed));
         }
+    }
+    for (class, count) in [CodeClass::C4xx, CodeClass::C5xx].into_iter().zip(refused) {
+        family.sample(&["", "", class.name()], count);
     }
     let mut family = out.family(&families::UPSTREAM_ATTEMPTS);
     for (pool, backend) in each(pools) {

@@ -105,6 +105,7 @@ impl ControlRoom for Board {
             last_reload: state.last_reload.clone(),
             certificates: Vec::new(),
             access_log_lost: self.shared.access_log.load().lost(),
+            refused: [self.shared.refused[0].load(Relaxed), self.shared.refused[1].load(Relaxed)],
         }
     }
 

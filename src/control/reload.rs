@@ -53,8 +53,11 @@ impl Control {
         let Some(source) = self.source.clone() else {
             return Err(plain("there is no configuration file to read again"));
         };
-        let prepared = self.prepare(&source)?;
+        let mut prepared = self.prepare(&source)?;
         let diff = Diff::between(&self.plan, &prepared.plan);
+        // What only a restart can change stays as it is, and is told again at each reload until then.
+        prepared.plan.server.threads = self.plan.server.threads;
+        prepared.plan.admin.clone_from(&self.plan.admin);
         let (old, new) = (self.expanded(&self.plan), self.expanded(&prepared.plan));
         let (overrides, survival) = self.overrides.survive(&old, &new);
         for key in &survival.dropped {
@@ -84,7 +87,7 @@ impl Control {
         for warning in loaded.warnings.iter().chain(&findings) {
             tracing::warn!("{warning}");
         }
-        let mut plan = loaded.plan;
+        let plan = loaded.plan;
         let mut sockets = Vec::new();
         for listener in &plan.listeners {
             if !self.listeners.iter().any(|known| known.configured == listener.address) {
@@ -104,8 +107,6 @@ impl Control {
             (Some(admin), Some(_)) => Some(crate::control::token(admin).map_err(|error| plain(&error))?),
             _ => None,
         };
-        plan.server.threads = self.plan.server.threads;
-        plan.admin.clone_from(&self.plan.admin);
         Ok(Prepared { plan, sockets, access_log, token })
     }
 

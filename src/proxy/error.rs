@@ -14,6 +14,8 @@ pub enum Refusal {
     Malformed(&'static str),
     /// CONNECT or TRACE.
     MethodNotAllowed,
+    /// An OPTIONS that may go no further (`Max-Forwards: 0`): no refusal, but an answer of ours all the same.
+    LastHop,
     /// A transfer coding we do not know.
     NotImplemented(&'static str),
     /// No route.
@@ -57,6 +59,7 @@ impl Refusal {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LastHop => StatusCode::NO_CONTENT,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -76,6 +79,7 @@ impl Refusal {
             Self::BackendTimeout => End::BackendTimeout,
             Self::NoBackend(_) | Self::QueueFull(_) => End::NoBackend,
             Self::QueueTimeout(_) => End::QueueTimeout,
+            Self::LastHop => End::Ok,
             Self::Malformed(_)
             | Self::MethodNotAllowed
             | Self::NotImplemented(_)
@@ -94,6 +98,7 @@ impl Refusal {
         match self {
             Self::Malformed(what) => (CLIENT, "malformed_request", what),
             Self::MethodNotAllowed => (CLIENT, "method_not_allowed", "this method is not proxied"),
+            Self::LastHop => ("", "", ""),
             Self::NotImplemented(what) => (CLIENT, "not_implemented", what),
             Self::NoRoute => (CLIENT, "no_route", "no route matches this request"),
             Self::BodyTooLarge => (CLIENT, "body_too_large", "the request body is larger than allowed"),
@@ -110,6 +115,13 @@ impl Refusal {
 
     /// The response, with its JSON body.
     pub fn response(self, request_id: &HeaderValue) -> Response<Bytes> {
+        const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        if self == Self::LastHop {
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = self.status();
+            response.headers_mut().insert(header::ALLOW, METHODS);
+            return response;
+        }
         let (kind, code, message) = self.words();
         let id = request_id.to_str().unwrap_or_default();
         let body = serde_json::json!({
@@ -124,14 +136,18 @@ impl Refusal {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(after.max(1)));
             }
             Self::MethodNotAllowed => {
-                let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-                headers.insert(header::ALLOW, allowed);
+                headers.insert(header::ALLOW, METHODS);
             }
             Self::Malformed(_) | Self::NotImplemented(_) | Self::BodyTooLarge | Self::RequestTimeout => {
                 // What is left of such a request must not be read as the next one.
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::NoRoute | Self::TargetTooLong | Self::HeadTooLarge | Self::BackendFailed | Self::BackendTimeout => {}
+            Self::LastHop
+            | Self::NoRoute
+            | Self::TargetTooLong
+            | Self::HeadTooLarge
+            | Self::BackendFailed
+            | Self::BackendTimeout => {}
         }
         response
     }

@@ -1,6 +1,6 @@
 //! What a request may look like at all: refuses what hyper's parser lets through. Pure; runs before routing.
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
 
@@ -62,6 +62,23 @@ impl<'a> Fields<'a> {
     }
 }
 
+static MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
+
+/// Takes one from the `Max-Forwards` of an `OPTIONS` that was found to have some left (RFC 9110 section 7.6.2).
+pub fn one_hop_less(head: &mut Parts) {
+    if head.method == Method::OPTIONS
+        && let Some(left) = hops_left(&head.headers)
+    {
+        head.headers.insert(MAX_FORWARDS.clone(), HeaderValue::from(left.saturating_sub(1)));
+    }
+}
+
+/// What `Max-Forwards` says; anything but one number is ignored.
+fn hops_left(headers: &HeaderMap) -> Option<u64> {
+    let digits = headers.get(&MAX_FORWARDS)?.to_str().ok()?;
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+}
+
 /// Checks a request head.
 ///
 /// # Errors
@@ -85,6 +102,9 @@ pub fn check(head: &Parts, limits: &ListenerPlan) -> Result<Framed, Refusal> {
     }
     let expect_continue = head.version == Version::HTTP_11
         && fields.expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if head.method == Method::OPTIONS && hops_left(&head.headers) == Some(0) {
+        return Err(Refusal::LastHop);
+    }
     Ok(Framed { content_length, expect_continue, upgrade: fields.upgrade, connection: fields.connection })
 }
 

@@ -45,6 +45,7 @@ impl Proxy {
             Ok(framed) => framed,
             Err(refusal) => return refuse(refusal, story),
         };
+        framing::one_hop_less(&mut story.head);
         let has_body = !body.is_end_stream();
         let mut body = has_body.then(|| RequestBody::new(body, story.count_body(), downstream.listener.max_body));
         match self.route(&story, &mut body).await {

@@ -50,7 +50,7 @@ fn what_changed_takes_effect_and_the_rest_lives_on() {
     until("the counts", || (requests("b"), requests("c")) == (20.0 + 10.0 + 32.0 + 20.0, 20.0));
     assert_eq!(backends[1].connections(), 1, "upstream connections of what stays live on");
     assert_eq!(binary.metric("evenkeel_config_generation", &[]), 4.0);
-    assert_eq!(binary.metric("evenkeel_config_reloads_total", &[("result", "applied")]), 3.0);
+    assert_eq!(binary.metric("evenkeel_config_reloads_total", &[("result", "success")]), 3.0);
     let log = binary.end();
     assert!(log.contains("pools.ai.strategy: round_robin -> weighted_round_robin"), "{log}");
     assert!(log.contains("- pools.ai.backends.a"), "{log}");
@@ -97,7 +97,7 @@ fn a_faulty_file_changes_nothing() {
     assert!(!binary.reload(&faulty));
     assert_eq!(client.get("/").text(), "served");
     assert_eq!(binary.metric("evenkeel_config_generation", &[]), 1.0);
-    assert_eq!(binary.metric("evenkeel_config_reloads_total", &[("result", "refused")]), 1.0);
+    assert_eq!(binary.metric("evenkeel_config_reloads_total", &[("result", "failure")]), 1.0);
     let place = |needle: &str| {
         let (line, text) = faulty.lines().enumerate().find(|(_, text)| text.contains(needle)).unwrap();
         // The column of the value, or of an unknown key itself.

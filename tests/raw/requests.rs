@@ -124,7 +124,7 @@ fn lengths_and_codings() {
         (coded("chunked", "1.0"), RefuseOrClose),
         // A name that only looks like it.
         (
-            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer_Encoding: chunked\r\n\r\nhello"),
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer_Encoding: chunked\r\n\r\nhello".to_owned(),
             RefuseOrPass,
         ),
         (format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n{chunks}{SMUGGLED}"), BAD),

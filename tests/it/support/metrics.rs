@@ -22,7 +22,8 @@ impl Samples {
         let fits = |seen: &BTreeMap<String, String>| {
             labels.iter().all(|(label, value)| seen.get(*label).is_some_and(|found| found == value))
         };
-        self.samples.iter().filter(|(known, seen, _)| known == name && fits(seen)).map(|(_, _, value)| value).sum()
+        let fitting = self.samples.iter().filter(|(known, seen, _)| known == name && fits(seen));
+        fitting.fold(0.0, |sum, (_, _, value)| sum + value)
     }
 
     /// Whether there is a sample of that name with all of these label names.
