@@ -114,7 +114,11 @@ impl Outbound<'_> {
         let head = self.head;
         // Path and query pass byte for byte; `*` stands for itself; an absolute target without a path means `/`.
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        write_line(out, head.method.as_str(), target);
+        if target.starts_with('?') {
+            write_line(out, head.method.as_str(), &format!("/{target}"));
+        } else {
+            write_line(out, head.method.as_str(), target);
+        }
         write_field(out, "host", self.host);
         let dropped = if self.connection_field { named_by_connection(&head.headers) } else { SmallVec::new() };
         let crumbs = head.version == Version::HTTP_2 && self.own_cookie.is_none();
