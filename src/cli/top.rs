@@ -43,7 +43,7 @@ pub(super) struct TopArgs {
     /// Time between two looks.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = args::duration)]
     interval: Duration,
-    /// Show one frame and end.
+    /// Show one frame, after one interval, and end.
     #[arg(long)]
     once: bool,
 }
@@ -56,6 +56,12 @@ impl TopArgs {
             let mut seen = Seen::take(&client).await?;
             let mut screen = Screen::new()?;
             let mut traffic = Traffic::new(WINDOW);
+            if self.once {
+                // Rates are differences: they take two looks.
+                traffic.sample(Instant::now(), seen.totals());
+                tokio::time::sleep(self.pause()).await;
+                seen = Seen::take(&client).await?;
+            }
             loop {
                 traffic.sample(Instant::now(), seen.totals());
                 screen.draw(&seen.frame(&client, &traffic, &screen))?;
@@ -64,7 +70,7 @@ impl TopArgs {
                 }
                 tokio::select! {
                     done = super::interrupted() => return done,
-                    () = tokio::time::sleep(self.interval.max(Duration::from_millis(100))) => {}
+                    () = tokio::time::sleep(self.pause()) => {}
                 }
                 match Seen::take(&client).await {
                     Ok(now) => seen = now,
@@ -72,6 +78,11 @@ impl TopArgs {
                 }
             }
         })
+    }
+
+    /// The interval, or as short a one as does no harm.
+    fn pause(&self) -> Duration {
+        self.interval.max(Duration::from_millis(100))
     }
 }
 

@@ -115,13 +115,13 @@ impl Session {
                 let path = format!("{}/check", pool_path(&self.only_pool().await?));
                 // Probes have timeouts of their own, and a pool may have many.
                 let answer = self.call(Method::POST, &path, None, 6 * PATIENCE).await?;
-                self.show(&answer, show::tree)
+                self.show(&answer, show::checks)
             }
             Verb::Explain(args) => args.run(self).await,
             Verb::Rl(args) => args.run(self).await,
             Verb::Reload => {
                 let answer = self.call(Method::POST, "/api/v1/reload", None, 6 * PATIENCE).await?;
-                self.show_done(&answer, "reloaded")
+                self.show(&answer, |answer| format!("reloaded\n{}", show::tree(answer)))
             }
         }
     }
@@ -153,15 +153,11 @@ impl Session {
         }
     }
 
-    /// Prints what was done, and for people what the server adds to it.
+    /// Prints what was done: the server's answer as JSON, or a sentence for people.
     fn show_done(&self, answer: &Value, done: &str) -> Result<(), Failure> {
-        if self.json {
-            return output::line(&format!("{answer:#}"));
-        }
-        output::line(done)?;
-        match answer {
-            Value::Object(parts) if !parts.is_empty() => output::line(show::tree(answer).trim_end()),
-            _ => Ok(()),
+        match self.json {
+            true => output::line(&format!("{answer:#}")),
+            false => output::line(done),
         }
     }
 

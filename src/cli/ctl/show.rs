@@ -48,6 +48,27 @@ pub(super) fn backends(answer: &Value) -> String {
     text
 }
 
+/// The results of probing every backend.
+pub(super) fn checks(answer: &Value) -> String {
+    const COLUMNS: [Column; 5] = [words("backend"), words("check"), words("health"), numbers("took"), words("detail")];
+    let Some(results) = answer.get("results").and_then(Value::as_array) else { return tree(answer) };
+    let text = |result: &Value, key: &str| result.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let rows: Vec<_> = results
+        .iter()
+        .map(|result| {
+            let took = result.get("took_ms").and_then(Value::as_f64);
+            vec![
+                Cell::new(text(result, "name")),
+                Cell::new(text(result, "result")),
+                Cell::new(text(result, "health")),
+                Cell::new(milliseconds(took)),
+                Cell::new(text(result, "detail")),
+            ]
+        })
+        .collect();
+    lay_out(&COLUMNS, &rows, None, false).join("\n")
+}
+
 /// JSON as an outline: `key: value`, nested parts indented, list items behind a dash.
 pub(super) fn tree(value: &Value) -> String {
     let mut text = String::new();

@@ -91,10 +91,11 @@ fn each_verb_makes_the_contracts_request() {
         ),
         (
             "drain b --wait --timeout 1s",
-            vec![pools.clone(), ok.clone(), (200, json!({"in_flight": 2})), (200, json!({"in_flight": 0}))],
+            vec![pools.clone(), ok.clone(), (200, json!({"in_flight": 2})), (200, json!({"in_flight": 0})), ok.clone()],
             vec![
                 find,
                 "POST /api/v1/pools/ai/backends/b/drain?timeout=1000ms",
+                "GET /api/v1/pools/ai/backends/b",
                 "GET /api/v1/pools/ai/backends/b",
                 "GET /api/v1/pools/ai/backends/b",
             ],

@@ -91,7 +91,7 @@ impl RemoveArgs {
             })
         })
         .await?;
-        session.show_done(&answer, &format!("{} is gone", self.name))
+        session.show_done(&json!({"name": self.name, "gone": true}), &format!("{} is gone", self.name))
     }
 }
 
@@ -120,7 +120,7 @@ impl DrainArgs {
             Ok(session.get(&backend).await?.get("in_flight").and_then(Value::as_u64) == Some(0))
         })
         .await?;
-        session.show_done(&answer, &format!("{} is drained", self.name))
+        session.show_done(&session.get(&backend).await?, &format!("{} is drained", self.name))
     }
 }
 
@@ -154,7 +154,9 @@ impl StrategyArgs {
         let body = json!({"strategy": self.strategy});
         let path = format!("{}/strategy", pool_path(&pool));
         let answer = session.call(Method::PUT, &path, Some(&body), PATIENCE).await?;
-        session.show_done(&answer, &format!("{pool} is balanced by {}", self.strategy))
+        let before =
+            answer.get("previous").and_then(Value::as_str).map_or_else(String::new, |was| format!(", before by {was}"));
+        session.show_done(&answer, &format!("{pool} is balanced by {}{before}", self.strategy))
     }
 }
 
