@@ -8,9 +8,10 @@ use clap::Args;
 
 use super::Failure;
 use super::output;
+use crate::sim::bar::{self, Bar};
 use crate::sim::report::Results;
 use crate::sim::runner::{Plan, Source};
-use crate::sim::{ScenarioFile, roster, suite};
+use crate::sim::{ScenarioFile, plot, roster, suite};
 
 /// What `--help` says beneath the options.
 const EXAMPLES: &str = "\
@@ -36,9 +37,9 @@ pub(super) struct SimulateArgs {
     /// Name of a strategy or peer; may be repeated
     #[arg(long = "strategy", value_name = "S")]
     strategies: Vec<String>,
-    /// Seeds per scenario
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    seeds: u64,
+    /// Seeds per scenario [default: 3; 8 for --bar]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: Option<u64>,
     /// Split every scenario over so many independent balancers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
     balancers: Option<u64>,
@@ -48,22 +49,32 @@ pub(super) struct SimulateArgs {
     /// Write results.csv, report.txt and plots there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Run all that the design requires of the agent, B1 to B19, and say of each whether it holds (about half an hour)
+    #[arg(long, conflicts_with_all = ["scenarios", "strategies", "balancers"])]
+    bar: bool,
 }
+
+/// Seeds per scenario, unless said: for a look, and for the bar.
+const SEEDS: u64 = 3;
+const BAR_SEEDS: u64 = 8;
 
 impl SimulateArgs {
     /// Runs it.
     pub(super) fn run(self) -> Result<(), Failure> {
+        if self.bar {
+            return self.run_bar();
+        }
         let plan = Plan {
             sources: self.sources()?,
             strategies: self.strategies(),
-            seeds: self.seeds,
+            seeds: self.seeds.unwrap_or(SEEDS),
             balancers: self.balancers.map(|balancers| balancers as usize),
             threads: self.threads as usize,
             timelines: self.out.is_some(),
             start: Instant::now(),
         };
         let bar = Progress::new();
-        let runs = plan.run(&|done, total| bar.show(done, total)).map_err(Failure::Usage)?;
+        let runs = plan.run(&|done, total| bar.show("", done, total)).map_err(Failure::Usage)?;
         bar.clear();
         let results = Results::new(&runs);
         let tables = results.tables();
@@ -71,6 +82,45 @@ impl SimulateArgs {
         if let Some(directory) = &self.out {
             write(directory, "report.txt", &tables)?;
             write(directory, "results.csv", &results.csv())?;
+            let events: Vec<_> = plan.sources.iter().filter_map(disturbance).collect();
+            for plot in plot::all(&runs, &events) {
+                write(directory, &plot.name, &plot.svg)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bar: nineteen lines, and with `--out` every run behind them.
+    fn run_bar(self) -> Result<(), Failure> {
+        let measure = |size| bar::decision_ns(size, &Instant::now).map_err(Failure::Failed);
+        let trial = Bar {
+            seeds: self.seeds.unwrap_or(BAR_SEEDS),
+            threads: self.threads as usize,
+            start: Instant::now(),
+            decision_ns: (measure(6)?, measure(50)?),
+        };
+        let progress = Progress::new();
+        let runs = trial.run(&|part, done, total| progress.show(part, done, total)).map_err(Failure::Failed)?;
+        progress.clear();
+        let lines = trial.judge(&runs);
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        output::result(&text)?;
+        if let Some(directory) = &self.out {
+            write(directory, "bar.txt", &text)?;
+            let parts = [
+                ("fixed", &runs.fixed),
+                ("train", &runs.train),
+                ("unseen", &runs.unseen),
+                ("one_proxy", &runs.one),
+                ("four_proxies", &runs.four),
+                ("streams", &runs.streams),
+                ("recovery", &runs.recovery),
+            ];
+            for (name, runs) in parts {
+                let results = Results::new(runs);
+                write(directory, &format!("{name}.csv"), &results.csv())?;
+                write(directory, &format!("{name}.txt"), &results.tables())?;
+            }
         }
         Ok(())
     }
@@ -91,6 +141,14 @@ impl SimulateArgs {
             return self.strategies.clone();
         }
         roster::everything().map(str::to_owned).collect()
+    }
+}
+
+/// Name of a scenario and when its disturbance begins, for the plots.
+fn disturbance(source: &Source) -> Option<(String, f64)> {
+    match source {
+        Source::File(file) => Some((file.name.clone(), file.disturbed_at)),
+        Source::Random { .. } => None,
     }
 }
 
@@ -153,14 +211,15 @@ impl Progress {
         Self { shown: std::io::stderr().is_terminal(), began: Instant::now() }
     }
 
-    fn show(&self, done: usize, total: usize) {
+    fn show(&self, part: &str, done: usize, total: usize) {
         if !self.shown {
             return;
         }
         let filled = 30 * done / total.max(1);
         let left = self.began.elapsed().as_secs_f64() * (total - done) as f64 / done.max(1) as f64;
+        let left = if part.is_empty() { format!(", {left:.0} s left") } else { String::new() };
         let bar: String = (0..30).map(|place| if place < filled { '#' } else { '.' }).collect();
-        let _ = write!(std::io::stderr().lock(), "\r[{bar}] {done}/{total}, {left:.0} s left \x1b[K");
+        let _ = write!(std::io::stderr().lock(), "\r{part} [{bar}] {done}/{total}{left} \x1b[K");
     }
 
     fn clear(&self) {

@@ -4,12 +4,14 @@
 //! strategies are compared on identical requests and differences are theirs. `docs/rl.md` says what was found.
 
 mod arrivals;
+pub mod bar;
 mod chance;
 mod contender;
 mod engine;
 mod file;
 mod metrics;
 mod peers;
+pub mod plot;
 pub mod random;
 pub mod report;
 pub mod roster;
@@ -17,6 +19,8 @@ pub mod runner;
 mod scenario;
 mod server;
 pub mod suite;
+#[cfg(test)]
+mod tests;
 
 pub use contender::{Choice, Contender, Ended, OfProduct, View};
 pub use engine::Engine;
