@@ -68,7 +68,7 @@ fn takes(kind: Kind) -> String {
         Kind::Size(least, most) => format!("size, {} to {}", show_size(least), show_size(most)),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
         Kind::Text(label) => label.to_owned(),
-        Kind::List(label) => format!("list of {label}s"),
+        Kind::List(label) => format!("list of {label}"),
         Kind::Table => "table".to_owned(),
         Kind::Tables => "list of tables".to_owned(),
         Kind::Map(label) => format!("table, {label}"),

@@ -41,7 +41,7 @@ pub(in crate::config) static POOL: Section = Section {
             "\"generic\"",
             "Which model server this is: decides the health path and the names of its signals.",
         ),
-        key("shadow", List("strategy"), "[]", "Strategies that are scored on every decision and never followed."),
+        key("shadow", List("strategies"), "[]", "Strategies that are scored on every decision and never followed."),
         key(
             "resolve",
             Kind::Duration(SECOND, DAY),
@@ -137,7 +137,7 @@ pub(in crate::config) static HEALTH: Section = Section {
         key("rise", Integer(1, 1000), "2", "Passes in a row that bring a backend up."),
         key("fall", Integer(1, 1000), "3", "Failures in a row that take it down."),
         key("jitter", Number(0.0, 1.0), "0.1", "Share of the interval drawn at random, so that probes spread."),
-        key("expect_status", List("status or range"), "[\"200-299\"]", "Answers that pass."),
+        key("expect_status", List("statuses and ranges"), "[\"200-299\"]", "Answers that pass."),
     ],
 };
 
@@ -193,7 +193,7 @@ pub(in crate::config) static RETRY: Section = Section {
         key("attempts", Integer(1, 10), "2", "Tries in all."),
         key(
             "on",
-            List("condition"),
+            List("conditions"),
             "[\"connect_failure\", \"reset_before_response\"]",
             "What is worth another try; also \"502\", \"503\", \"504\", \"429\" and \"timeout\".",
         ),

@@ -65,7 +65,7 @@ pub(in crate::config) static LISTENER: Section = Section {
         ),
         key(
             "trusted_proxies",
-            List("range of addresses"),
+            List("ranges of addresses"),
             "[]",
             "Peers whose `X-Forwarded-*` or PROXY header is believed.",
         ),
