@@ -108,7 +108,13 @@ impl FromStr for Cidr {
         if masked != network {
             return Err(error(format!("bits after the prefix are set; `{masked}/{prefix}` is the range")));
         }
-        Ok(Self { network, prefix })
+        // Clients on a dual-stack socket appear as IPv4, so a range of mapped addresses is meant as IPv4 too.
+        match network {
+            IpAddr::V6(ip) if prefix >= 96 && ip.to_ipv4_mapped().is_some() => {
+                Ok(Self { network: network.to_canonical(), prefix: prefix - 96 })
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => Ok(Self { network, prefix }),
+        }
     }
 }
 
@@ -180,6 +186,7 @@ mod tests {
         assert_eq!(one.prefix, 128);
         assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains("1.2.3.4".parse().unwrap()));
         assert!("::/0".parse::<Cidr>().unwrap().contains("fe80::1".parse().unwrap()));
+        assert_eq!("::ffff:10.0.0.0/104".parse::<Cidr>(), Ok(ten));
         for (text, wrong) in [
             ("10.0.0.1/8", "bits after the prefix are set; `10.0.0.0/8` is the range"),
             ("10.0.0.0/33", "`/33` is not a prefix length, 0 to 32"),

@@ -6,7 +6,8 @@
 use toml::de::{DeTable, DeValue};
 
 use super::source::Span;
-use super::walk::{Walk, join};
+use super::walk::Walk;
+use super::words::join;
 
 /// A key that must stay off.
 struct Missing {

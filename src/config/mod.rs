@@ -17,6 +17,7 @@ mod secret;
 mod source;
 mod units;
 mod walk;
+mod words;
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use super::plan::*;
 use super::read::Loaded;
 use super::secret::Secret;
 use super::source::Finding;
-use super::walk::join;
+use super::words::join;
 
 /// Looking up all host names may take this long in all; a resolver's own limit is longer.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);

@@ -54,9 +54,9 @@ impl Source {
             file: self.file.clone(),
             line: number + 1,
             column: line.get(..start).unwrap_or_default().chars().count() + 1,
-            key: key.to_owned(),
-            message: what.message,
-            hint: what.hint,
+            key: shortened(key),
+            message: shortened(&what.message),
+            hint: shortened(&what.hint),
             severity,
             excerpt: Some(Excerpt::new(line, start, end)),
         }
@@ -65,6 +65,15 @@ impl Source {
     /// `at`, or the nearest character boundary before it.
     fn boundary(&self, at: usize) -> usize {
         self.text.floor_char_boundary(at.min(self.text.len()))
+    }
+}
+
+/// A text that a person would read; what is quoted from a file may be of any length.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 400;
+    match text.char_indices().nth(MOST) {
+        Some((cut, _)) => format!("{}…", text.get(..cut).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }
 
@@ -160,6 +169,14 @@ mod tests {
         assert_eq!(at("é = 1", 1..1), (1, 1), "inside a character: its start");
         assert_eq!(at("\u{feff}a = 1", 0..1), (1, 1));
         assert_eq!(at("a = [\n1,\n2]", 4..11), (1, 5));
+    }
+
+    #[test]
+    fn what_is_quoted_is_cut() {
+        let long = "é".repeat(100_000);
+        let text = format!("{long} = 1");
+        let finding = Source::new("f", &text).finding(&(0..200_000), &long, long.clone().into(), Severity::Error);
+        assert!(finding.to_string().len() < 2500, "{}", finding.to_string().len());
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::too_long;
 use crate::config::plan::*;
-use crate::config::walk::{Walk, join};
+use crate::config::walk::Walk;
+use crate::config::words::join;
 
 pub(super) fn check(walk: &Walk<'_>, plan: &Plan, pool: &PoolPlan) {
     let path = join("pools", &pool.name);

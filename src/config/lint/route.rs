@@ -1,7 +1,8 @@
 //! Routes that no request can reach, pools that no route names.
 
 use crate::config::plan::*;
-use crate::config::walk::{Walk, join};
+use crate::config::walk::Walk;
+use crate::config::words::join;
 
 pub(super) fn check(walk: &Walk<'_>, plan: &Plan) {
     for (index, route) in plan.routes.iter().enumerate() {

@@ -6,7 +6,8 @@ use super::http_names::url_path;
 use crate::config::plan::*;
 use crate::config::reference as keys;
 use crate::config::source::Finding;
-use crate::config::walk::{Item, Table, nearest};
+use crate::config::walk::{Item, Table};
+use crate::config::words::nearest;
 
 pub(super) fn read_health(pool: &Table<'_>, engine: Engine) -> HealthPlan {
     let default = HealthPlan { path: engine.health_path().to_owned(), ..HealthPlan::default() };

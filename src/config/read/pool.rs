@@ -10,7 +10,8 @@ use crate::config::address::check_host_name;
 use crate::config::plan::*;
 use crate::config::reference as keys;
 use crate::config::source::Finding;
-use crate::config::walk::{Table, unknown_word};
+use crate::config::walk::Table;
+use crate::config::words::unknown_word;
 
 /// The pools, sorted by name.
 pub(super) fn read_pools(root: &Table<'_>) -> Vec<PoolPlan> {

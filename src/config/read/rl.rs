@@ -8,7 +8,8 @@ use crate::config::RlPreset;
 use crate::config::plan::*;
 use crate::config::reference as keys;
 use crate::config::source::Finding;
-use crate::config::walk::{Table, out_of_range, to_duration};
+use crate::config::walk::{Table, to_duration};
+use crate::config::words::out_of_range;
 
 pub(super) fn read_strategy(kind: StrategyKind, pool_name: &str, pool: &Table<'_>) -> StrategyPlan {
     StrategyPlan {

@@ -4,7 +4,8 @@ use super::http_names::{header_name, header_value, host_match, url_path};
 use crate::config::plan::{PoolPlan, RoutePlan};
 use crate::config::reference as keys;
 use crate::config::source::Finding;
-use crate::config::walk::{Table, join, nearest};
+use crate::config::walk::Table;
+use crate::config::words::{join, nearest};
 
 pub(super) fn read_routes(root: &Table<'_>, pools: &[PoolPlan]) -> Vec<RoutePlan> {
     let tables = root.tables("routes", &keys::ROUTE);

@@ -6,7 +6,8 @@ use crate::config::plan::*;
 use crate::config::reference as keys;
 use crate::config::secret::Secret;
 use crate::config::source::Finding;
-use crate::config::walk::{Table, nearest};
+use crate::config::walk::Table;
+use crate::config::words::nearest;
 
 pub(super) fn read_server(root: &Table<'_>) -> ServerPlan {
     let default = ServerPlan::default();
