@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// Time constant of the averages, seconds: Finagle's and tower's default for Peak-EWMA.
 pub const DECAY_SECONDS: f64 = 10.0;
+/// From nanoseconds to that unit; a multiplication is cheaper than two divisions.
+const PER_NANO: f64 = 1e-9 / DECAY_SECONDS;
 /// A failure is recorded as at least this long: an instance that fails at once would otherwise look like the fastest.
 pub const FAILURE_SECONDS: f64 = 5.0;
 /// A failure is recorded as at most this long, whatever `Retry-After` says.
@@ -73,7 +75,7 @@ impl Averages {
         let cost = cost.max(1e-6);
         let before = self.last.load(Relaxed);
         self.last.store(before.max(at_nanos + 1), Relaxed);
-        let gap = (at_nanos + 1).saturating_sub(before) as f64 / 1e9 / DECAY_SECONDS;
+        let gap = (at_nanos + 1).saturating_sub(before) as f64 * PER_NANO;
         // What was measured before a pause of five seconds counts for half, before one of ten for a twentieth: the first
         // answer of a backend that is tried again must be believed, or it waits for many more trials.
         let kept = if before == 0 { 0.0 } else { decay(3.0 * gap * gap) };
@@ -118,7 +120,7 @@ impl Averages {
         if !idle {
             return Some(cost);
         }
-        let age = self.age(at_nanos) / DECAY_SECONDS;
+        let age = self.age(at_nanos);
         Some(cost * decay(age * age))
     }
 
@@ -129,7 +131,7 @@ impl Averages {
         if peak == 0.0 {
             return None;
         }
-        Some(if idle { peak * decay(self.age(at_nanos) / DECAY_SECONDS) } else { peak })
+        Some(if idle { peak * decay(self.age(at_nanos)) } else { peak })
     }
 
     /// Nanoseconds since the last sample.
@@ -138,10 +140,10 @@ impl Averages {
         (last != 0).then(|| (at_nanos + 1).saturating_sub(last))
     }
 
-    /// Seconds since the last sample.
+    /// Time since the last sample, in units of [`DECAY_SECONDS`].
     #[inline]
     fn age(&self, at_nanos: u64) -> f64 {
-        (at_nanos + 1).saturating_sub(self.last.load(Relaxed)) as f64 / 1e9
+        (at_nanos + 1).saturating_sub(self.last.load(Relaxed)) as f64 * PER_NANO
     }
 }
 

@@ -12,7 +12,7 @@ use super::Outcome;
 use super::health::{Health, HealthChange, HealthRules, HealthState};
 use super::identity::stable_hash;
 use super::probes::{ProbeResult, Probes};
-use super::stats::{AttemptResult, Stats, nanos_between};
+use super::stats::{AttemptResult, Stats, nanos_between, nanos_of};
 use crate::config::{Address, AdminState, SlowStartPlan};
 
 /// Names one [`Backend`] for the life of the process; never reused.
@@ -337,7 +337,7 @@ impl Backend {
     /// The last resource sample; the reader judges its age.
     #[inline]
     pub fn resources(&self) -> Resources {
-        let fraction = |word: &AtomicU64| Some(f64::from_bits(word.load(Relaxed))).filter(|value| value.is_finite());
+        let fraction = |word: &AtomicU64| Some(f64::from_bits(word.load(Relaxed))).filter(|value| !value.is_nan());
         let sampled = self.resources.sampled.load(Relaxed).checked_sub(1);
         Resources {
             cpu: fraction(&self.resources.cpu),
@@ -347,20 +347,22 @@ impl Backend {
         }
     }
 
-    /// The last resource sample if it is no older than `expiry`, else one that knows nothing.
+    /// CPU and memory of the last sample, not a number where unknown, and the requests in flight when it was taken; `None`
+    /// when it is older than `expiry`. What [`resources`](Self::resources) says, cheaper.
     #[inline]
-    pub fn resources_within(&self, expiry: Duration, now: Instant) -> Resources {
+    pub fn resources_within(&self, expiry: Duration, now: Instant) -> Option<(f64, f64, u32)> {
         let sampled = self.resources.sampled.load(Relaxed);
-        let oldest = self.nanos(now).saturating_sub(expiry.as_nanos() as u64);
-        if sampled == 0 || sampled - 1 < oldest {
-            return Resources::default();
+        if sampled == 0 || sampled <= self.nanos(now).saturating_sub(nanos_of(expiry)) {
+            return None;
         }
-        self.resources()
+        let fraction = |word: &AtomicU64| f64::from_bits(word.load(Relaxed));
+        let (cpu, memory) = (fraction(&self.resources.cpu), fraction(&self.resources.memory));
+        Some((cpu, memory, self.resources.in_flight.load(Relaxed)))
     }
 
     /// Stores a resource sample. Its `in_flight` must be this backend's at the moment of sampling.
     pub fn set_resources(&self, sample: Resources) {
-        let bits = |value: Option<f64>| value.unwrap_or(f64::NAN).to_bits();
+        let bits = |value: Option<f64>| value.filter(|value| value.is_finite()).unwrap_or(f64::NAN).to_bits();
         self.resources.cpu.store(bits(sample.cpu), Relaxed);
         self.resources.memory.store(bits(sample.memory), Relaxed);
         self.resources.in_flight.store(sample.in_flight, Relaxed);

@@ -269,10 +269,15 @@ impl Stats {
     }
 }
 
-/// Nanoseconds from `from` to `to`, 0 when it is earlier. In 64 bits (585 years): the standard 128 cost a pick dearly.
+/// Nanoseconds from `from` to `to`, 0 when it is earlier.
 #[inline]
 pub(super) fn nanos_between(from: Instant, to: Instant) -> u64 {
-    let time = to.saturating_duration_since(from);
+    nanos_of(to.saturating_duration_since(from))
+}
+
+/// Nanoseconds in 64 bits, 585 years: the standard 128 cost a pick dearly.
+#[inline]
+pub(super) fn nanos_of(time: Duration) -> u64 {
     time.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.subsec_nanos()))
 }
 

@@ -10,6 +10,9 @@ use super::choice::{Numbers, drawn, load};
 use super::{Pick, PickContext, Strategy};
 use crate::backend::Backend;
 
+/// Others up to which the chance of a pick is exact.
+const EXACT: usize = 64;
+
 /// Two candidates at random, the one of less peak × (in flight + 1) ÷ weight.
 ///
 /// The peak (see [`Stats::average_peak`](crate::backend::Stats::average_peak)) jumps to every slower answer at once and
@@ -31,15 +34,7 @@ impl Strategy for PeakEwma {
         let seen = |index: usize| cx.candidates.get(index).map(|backend| Seen::new(backend, cx.now));
         let (one, two) = (seen(first)?, seen(second)?);
         let (index, winner) = if one.beats(&two) { (first, one) } else { (second, two) };
-        // Of the ordered pairs that contain the winner, those that it wins.
-        let mut won = 0.0;
-        for (other, backend) in cx.candidates.iter().enumerate() {
-            if other != index {
-                let other = Seen::new(backend, cx.now);
-                won += f64::from(u8::from(winner.beats(&other))) + f64::from(u8::from(!other.beats(&winner)));
-            }
-        }
-        Some(drawn(index, won / (count * (count - 1)) as f64))
+        Some(drawn(index, chance(cx, index, &winner)))
     }
 
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
@@ -48,6 +43,24 @@ impl Strategy for PeakEwma {
         let usual = if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
         seen.iter().map(|seen| seen.peak.unwrap_or(usual) * seen.load).collect()
     }
+}
+
+/// The chance that `index` had: of all ordered pairs those that it wins. In a pool of more than [`EXACT`] others it is
+/// estimated from that many of them, beginning at a random one, since looking at all would cost more than the choice.
+fn chance(cx: &mut PickContext<'_>, index: usize, winner: &Seen) -> f64 {
+    let others = cx.candidates.len() - 1;
+    let looked_at = others.min(EXACT);
+    let skip = if others > EXACT { cx.rng.random_range(0..others) } else { 0 };
+    let mut won = 0.0;
+    // Every candidate but `index`, in turn from there.
+    for step in 0..looked_at {
+        let other = (index + 1 + (skip + step) % others) % cx.candidates.len();
+        let Some(other) = cx.candidates.get(other) else { continue };
+        let other = Seen::new(other, cx.now);
+        won += f64::from(u8::from(winner.beats(&other))) + f64::from(u8::from(!other.beats(winner)));
+    }
+    // It has won at least the pair that was drawn.
+    f64::max(won / looked_at as f64, 1.0 / others as f64) / cx.candidates.len() as f64
 }
 
 /// A candidate as this pick sees it.

@@ -83,12 +83,13 @@ impl ResourceBased {
                 let slots = if limited { limit } else { weight };
                 capacity += slots;
                 let sample = backend.resources_within(self.plan.expiry, cx.now);
-                let usual = if limit == 0.0 { USUAL_SLOTS } else { limit };
-                let change = ((in_flight - f64::from(sample.in_flight)) / usual).clamp(-1.0, 1.0);
+                let (cpu, memory, then) = sample.unwrap_or((f64::NAN, f64::NAN, 0));
+                let usual = if limit == 0.0 { 1.0 / USUAL_SLOTS } else { 1.0 / limit };
+                let change = ((in_flight - f64::from(then)) * usual).clamp(-1.0, 1.0);
                 Seen {
                     weight,
-                    cpu: sample.cpu.map_or(f64::NAN, |part| brought_up(part, change)),
-                    memory: sample.memory.map_or(f64::NAN, |part| brought_up(part, change)),
+                    cpu: brought_up(cpu, change),
+                    memory: brought_up(memory, change),
                     load: in_flight / slots,
                     in_use: 0.0,
                 }
@@ -114,16 +115,17 @@ impl ResourceBased {
             return;
         }
         let of = |part: f64, mean: Option<f64>| if part.is_nan() { mean.unwrap_or(0.0) } else { part };
-        let relative = self.plan.in_flight / (2.0 * (mean + one));
+        let (cpu_weight, memory_weight) = (cpu_weight / weights, memory_weight / weights);
+        let relative = self.plan.in_flight / weights / (2.0 * (mean + one));
         for seen in seen {
             let load = (seen.load + one) * relative;
-            seen.in_use = (of(seen.cpu, cpu) * cpu_weight + of(seen.memory, memory) * memory_weight + load) / weights;
+            seen.in_use = of(seen.cpu, cpu) * cpu_weight + of(seen.memory, memory) * memory_weight + load;
         }
     }
 }
 
 /// A sampled fraction after a change of `change` of the backend's slots, −1..=1: new requests take their part of what was
-/// free, ended ones free theirs.
+/// free, ended ones free theirs. What is unknown stays so.
 #[inline]
 fn brought_up(part: f64, change: f64) -> f64 {
     let part = part.clamp(0.0, 1.0);
