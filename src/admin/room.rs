@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub pools: Vec<Arc<Pool>>,
     /// Every listener, in the order of the configuration.
     pub listeners: Vec<Listening>,
+    /// Open client connections of each worker.
+    pub workers: Vec<u64>,
     /// Changes made through the API that are in force.
     pub overrides: Vec<Value>,
     /// The last reload; `None` before the first.

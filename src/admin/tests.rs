@@ -35,6 +35,7 @@ impl ControlRoom for Room {
             config_generation: 3,
             pools: self.pools.clone(),
             listeners: vec![Listening { address: ([127, 0, 0, 1], 80).into(), scheme: "http", connections: 4 }],
+            workers: vec![3, 1],
             overrides: vec![json!({ "key": "pools.p.strategy" })],
             last_reload: Some(LastReload {
                 at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
@@ -221,6 +222,7 @@ async fn pools_and_status() {
     assert_eq!(status["uptime_s"], 12.5);
     assert_eq!(status["config_generation"], 3);
     assert_eq!(status["listeners"], json!([{ "address": "127.0.0.1:80", "scheme": "http", "connections": 4 }]));
+    assert_eq!(status["workers"], json!([{ "connections": 3 }, { "connections": 1 }]));
     assert_eq!(status["pools"][0]["name"], "p");
     assert_eq!(status["pools"][0]["healthy_backends"], 1);
     assert_eq!(status["overrides"], json!([{ "key": "pools.p.strategy" }]));

@@ -21,6 +21,7 @@ pub(super) struct StatusView {
     uptime_s: f64,
     config_generation: u64,
     listeners: Vec<ListenerView>,
+    workers: Vec<WorkerView>,
     pools: Vec<PoolSummary>,
     overrides: Vec<Value>,
     last_reload: Option<ReloadView>,
@@ -30,6 +31,11 @@ pub(super) struct StatusView {
 struct ListenerView {
     address: String,
     scheme: &'static str,
+    connections: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct WorkerView {
     connections: u64,
 }
 
@@ -63,6 +69,7 @@ impl StatusView {
             uptime_s: rounded(snapshot.uptime.as_secs_f64()),
             config_generation: snapshot.config_generation,
             listeners: listeners.collect(),
+            workers: snapshot.workers.iter().map(|connections| WorkerView { connections: *connections }).collect(),
             pools: snapshot.pools.iter().map(|pool| PoolSummary::new(pool)).collect(),
             overrides: snapshot.overrides,
             last_reload: snapshot.last_reload.map(ReloadView::new),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -17,6 +17,7 @@ use crate::admin::{
 use crate::backend::{Backend, BackendId, ProbeReport};
 use crate::clock;
 use crate::health::checker::check_now;
+use crate::listener::Census;
 use crate::pool::Pool;
 use crate::proxy::Shared;
 use crate::upstream::count_open;
@@ -26,6 +27,8 @@ pub struct Board {
     shared: Arc<Shared>,
     orders: mpsc::UnboundedSender<Order>,
     started: Instant,
+    /// Once there are workers.
+    census: OnceLock<Arc<Census>>,
     state: Mutex<State>,
 }
 
@@ -54,7 +57,8 @@ impl Board {
             overrides: Vec::new(),
             last_reload: None,
         };
-        Arc::new(Self { shared, orders, started: clock::now(), state: Mutex::new(state) })
+        let started = clock::now();
+        Arc::new(Self { shared, orders, started, census: OnceLock::new(), state: Mutex::new(state) })
     }
 
     /// Gives an order.
@@ -68,6 +72,11 @@ impl Board {
 
     pub(super) fn set_generation(&self, generation: u64) {
         self.lock().generation = generation;
+    }
+
+    pub(super) fn set_census(&self, census: &Arc<Census>) {
+        // Set once: there is one set of workers.
+        let _ = self.census.set(Arc::clone(census));
     }
 
     pub(super) fn set_listeners(&self, listeners: Vec<(SocketAddr, &'static str, Arc<AtomicUsize>)>) {
@@ -95,7 +104,9 @@ impl ControlRoom for Board {
             scheme,
             connections: connections.load(Relaxed) as u64,
         };
+        let per_worker = self.census.get().map(|census| census.per_worker()).unwrap_or_default();
         Snapshot {
+            workers: per_worker.into_iter().map(|connections| connections as u64).collect(),
             phase: state.phase,
             uptime: clock::now().saturating_duration_since(self.started),
             config_generation: state.generation,

@@ -106,6 +106,7 @@ impl Control {
         let most = super::connection_limit(parts.plan.server.max_connections);
         let census = Census::new(parts.workers, most);
         let workers = Worker::start(parts.workers, &parts.shared, &census)?;
+        parts.board.set_census(&census);
         let mut control = Self {
             plan: parts.plan,
             source: parts.source,

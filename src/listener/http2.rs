@@ -1,8 +1,9 @@
 //! An HTTP/2 connection from a client: hyper's server with the contract's windows and the limits that keep floods
-//! bounded (Rapid Reset, MadeYouReset, header lists), drained by GOAWAY.
+//! bounded (Rapid Reset, MadeYouReset, header lists), drained by GOAWAY. A stream whose client takes nothing is reset
+//! after `write_idle_timeout`; hyper would hold it, and what it asked of a backend, for as long as the client likes.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -15,10 +16,10 @@ use hyper_util::rt::TokioTimer;
 
 use super::connection::{Entry, Phase};
 use super::io::{Activity, Io};
+use crate::clock::Deadline;
 use crate::config::ListenerPlan;
 use crate::proxy::{Downstream, Proxy};
 use crate::upstream::Stream;
-use crate::upstream::http2::LocalExecutor;
 
 /// Bytes of response body queued per stream (reliability.md §1).
 const SEND_BUFFER: usize = 64 * 1024;
@@ -30,10 +31,12 @@ const MOST_PENDING_RESETS: usize = 20;
 const MOST_LOCAL_RESETS: usize = 128;
 /// How long a ping may stay unanswered (reliability.md §1).
 const PING_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that a connection must have written for its waiting streams to count as moving: answers to pings are less.
+const LEAST_MOVED: u64 = 1024;
 
-fn builder(listener: &ListenerPlan) -> http2::Builder<LocalExecutor> {
+fn builder(listener: &ListenerPlan, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
     let plan = &listener.http2;
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(plan.max_streams)
@@ -62,12 +65,23 @@ pub(super) async fn serve(
     let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream));
     let service = service_fn(|request| {
         let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
-        async move { Ok::<_, Infallible>(proxy.handle(downstream, request).await) }
+        async move {
+            let mut answer = pin!(proxy.handle(Rc::clone(&downstream), request));
+            poll_fn(|cx| {
+                let polled = answer.as_mut().poll(cx);
+                if polled.is_pending() {
+                    downstream.works.set(true);
+                }
+                polled.map(Ok::<_, Infallible>)
+            })
+            .await
+        }
     });
-    let mut connection = pin!(builder(&downstream.listener).serve_connection(io, service));
+    let executor = StreamExecutor { downstream: Rc::clone(downstream), activity: Rc::clone(&activity) };
+    let mut connection = pin!(builder(&downstream.listener, executor).serve_connection(io, service));
     let mut closing = false;
     let mut armed = None;
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         loop {
             if entry.draining.get() && !closing {
                 closing = true;
@@ -82,6 +96,8 @@ pub(super) async fn serve(
             if armed != Some(present) {
                 armed = Some(present);
                 entry.deadline.arm(match phase {
+                    // Told to go: a client that answers no ping does not hold up the end.
+                    Phase::Idle | Phase::Head if closing => PING_PATIENCE,
                     Phase::Idle | Phase::Head => downstream.listener.idle_timeout,
                     Phase::Blocked => downstream.listener.write_idle_timeout,
                     Phase::Busy => Duration::ZERO,
@@ -99,6 +115,54 @@ pub(super) async fn serve(
             entry.deadline.arm(PING_PATIENCE);
             armed = Some(present);
         }
+    })
+    .await;
+}
+
+/// Spawns hyper's tasks, one for each stream, and ends those that wait too long for their client.
+#[derive(Clone)]
+struct StreamExecutor {
+    downstream: Rc<Downstream>,
+    activity: Rc<Activity>,
+}
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
+    fn execute(&self, stream: F) {
+        tokio::task::spawn_local(watched(stream, self.clone()));
+    }
+}
+
+/// Runs one stream to its end, or until its client has taken nothing for `write_idle_timeout`: dropping it resets it.
+async fn watched<F: Future>(stream: F, StreamExecutor { downstream, activity }: StreamExecutor) {
+    let mut stream = pin!(stream);
+    let deadline = Deadline::new();
+    let mut written_before = None;
+    poll_fn(|cx| {
+        downstream.works.set(false);
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // Who waits neither for us nor for the backend waits for the client to open its window.
+        if downstream.works.get() {
+            written_before = None;
+            deadline.disarm();
+            return Poll::Pending;
+        }
+        let written = activity.written();
+        // A stream's own progress is not seen from here; a connection that moves is given the benefit of the doubt.
+        let stuck = |before: u64| written.wrapping_sub(before) < LEAST_MOVED;
+        if written_before.is_some() && deadline.poll_passed(cx) {
+            if written_before.is_some_and(stuck) {
+                return Poll::Ready(());
+            }
+            written_before = None;
+        }
+        if written_before.is_none() {
+            written_before = Some(written);
+            deadline.arm(downstream.listener.write_idle_timeout);
+            let _ = deadline.poll_passed(cx);
+        }
+        Poll::Pending
     })
     .await;
 }

@@ -26,6 +26,7 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     reads: Cell<u64>,
+    written: Cell<u64>,
     blocked: Cell<bool>,
     /// Something was written and not yet flushed.
     dirty: Cell<bool>,
@@ -35,6 +36,11 @@ impl Activity {
     /// Reads that brought bytes.
     pub(super) fn reads(&self) -> u64 {
         self.reads.get()
+    }
+
+    /// Bytes that the client's socket took.
+    pub(super) fn written(&self) -> u64 {
+        self.written.get()
     }
 
     /// The client takes no bytes.
@@ -73,21 +79,35 @@ impl Io {
         self.stream.into_inner()
     }
 
-    /// Writes the informational responses that were interjected; nothing else may be written before.
+    /// Writes the informational responses that were interjected; nothing else may be written before. They are dropped
+    /// when bytes of an earlier response are still in hyper's hands (a client that pipelines and reads slowly): they
+    /// would land amid them.
     #[inline]
     fn poll_interjection(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.downstream.has_interjection() {
             return Poll::Ready(Ok(()));
         }
         let mut pending = self.downstream.interjection();
-        while !pending.is_empty() {
-            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &pending))?;
-            pending.drain(..sent);
+        if self.activity.dirty.get() {
+            pending.clear();
         }
+        while !pending.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &pending) {
+                Poll::Ready(sent) => drop(pending.drain(..sent?)),
+                Poll::Pending => {
+                    self.activity.blocked.set(true);
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.activity.blocked.set(false);
         Poll::Ready(Ok(()))
     }
 
-    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.activity.written.set(self.activity.written.get().wrapping_add(*bytes as u64));
+        }
         self.activity.blocked.set(written.is_pending());
         self.activity.dirty.set(true);
         written
@@ -121,9 +141,9 @@ impl Write for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_interjection(cx))?;
         // hyper flushes the socket only once its own buffer is empty.
         self.activity.dirty.set(false);
+        ready!(self.poll_interjection(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

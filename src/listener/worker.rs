@@ -79,6 +79,23 @@ impl Census {
         self.total() >= self.most
     }
 
+    /// Connections of each worker.
+    pub fn per_worker(&self) -> Vec<usize> {
+        self.workers.iter().map(|count| count.load(Relaxed)).collect()
+    }
+
+    fn enter(&self, worker: usize) {
+        if let Some(count) = self.workers.get(worker) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn leave(&self, worker: usize) {
+        if let Some(count) = self.workers.get(worker) {
+            count.fetch_sub(1, Relaxed);
+        }
+    }
+
     /// The worker to hand a new connection to instead of `this` one: when this has at least two more than the idlest,
     /// and an eighth of all more. With few connections (long HTTP/2 ones) that keeps the halves within one of each
     /// other; with many, where chance spreads them well, hardly any is handed over.
@@ -239,11 +256,17 @@ impl WorkerState {
         if let (Some(listening), Ok(stream)) = (listening, TcpStream::from_std(stream)) {
             self.begin(stream, peer, &listening);
         }
+        // It was counted while it was on its way; what has begun counts itself.
+        self.census.leave(self.index);
     }
 
+    /// Hands a connection to another worker, and counts it there at once: else all that arrive before the other has
+    /// looked would follow it.
     pub(super) fn hand_over(&self, other: usize, stream: StdStream, peer: SocketAddr, listener: ListenerId) {
-        if let Some(sibling) = self.siblings.get().and_then(|siblings| siblings.get(other)) {
-            let _ = sibling.send(Command::Adopt { stream, peer, listener });
+        let Some(sibling) = self.siblings.get().and_then(|siblings| siblings.get(other)) else { return };
+        self.census.enter(other);
+        if sibling.send(Command::Adopt { stream, peer, listener }).is_err() {
+            self.census.leave(other);
         }
     }
 
@@ -275,9 +298,7 @@ struct Counted {
 
 impl Counted {
     fn new(worker: Rc<WorkerState>, listening: Rc<Listening>, number: u64) -> Self {
-        if let Some(count) = worker.census.workers.get(worker.index) {
-            count.fetch_add(1, Relaxed);
-        }
+        worker.census.enter(worker.index);
         listening.connections.fetch_add(1, Relaxed);
         Self { worker, listening, number }
     }
@@ -285,9 +306,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(count) = self.worker.census.workers.get(self.worker.index) {
-            count.fetch_sub(1, Relaxed);
-        }
+        self.worker.census.leave(self.worker.index);
         self.listening.connections.fetch_sub(1, Relaxed);
         self.worker.entries.borrow_mut().remove(&self.number);
     }

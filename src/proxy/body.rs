@@ -9,10 +9,12 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::access_log::End;
+use super::headers;
 use super::story::Story;
 use crate::backend::Ending;
 use crate::clock::{self, Deadline};
@@ -32,6 +34,9 @@ pub struct RequestBody<B> {
     pieces: VecDeque<Bytes>,
     /// The first of `pieces` that the present try has not sent.
     next: usize,
+    /// What followed the last piece, and whether the present try has sent it.
+    trailers: Option<HeaderMap>,
+    trailers_sent: bool,
     pieces_bytes: usize,
     /// Bytes kept for another try; 0: what was sent is forgotten.
     most_kept: usize,
@@ -42,8 +47,18 @@ pub struct RequestBody<B> {
 impl<B> RequestBody<B> {
     /// `inner`, counted in `received`, limited to `limit` bytes (0: none).
     pub(super) fn new(inner: B, received: Rc<Cell<u64>>, limit: u64) -> Self {
-        let pieces = VecDeque::new();
-        Self { inner, received, limit, pieces, next: 0, pieces_bytes: 0, most_kept: 0, forgotten: false }
+        Self {
+            inner,
+            received,
+            limit,
+            pieces: VecDeque::new(),
+            next: 0,
+            trailers: None,
+            trailers_sent: false,
+            pieces_bytes: 0,
+            most_kept: 0,
+            forgotten: false,
+        }
     }
 
     /// Keeps up to `most` bytes for another try.
@@ -59,6 +74,7 @@ impl<B> RequestBody<B> {
     /// Makes the next try begin at the beginning.
     pub(super) fn rewind(&mut self) {
         self.next = 0;
+        self.trailers_sent = false;
     }
 
     /// Accounts for a piece that was sent, and forgets pieces when too many bytes are kept.
@@ -101,8 +117,13 @@ where
                 Poll::Pending => Poll::Pending,
             });
             let Some(frame) = frame.await else { return Ok(None) };
-            // Trailers behind a body this short are of no use to anybody, and have no place among the pieces.
-            let Ok(data) = frame?.into_data() else { return Ok(None) };
+            let data = match frame?.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    self.trailers = frame.into_trailers().ok();
+                    return Ok(None);
+                }
+            };
             deadline.arm(patience);
             seen.extend_from_slice(&data);
             self.pieces_bytes += data.len();
@@ -119,7 +140,10 @@ where
     /// The next frame of the client's, counted and limited.
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else { return Poll::Ready(None) };
-        let frame = frame.map_err(|error| Fault::of_client_body(&error))?;
+        let mut frame = frame.map_err(|error| Fault::of_client_body(&error))?;
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::strip_trailers(trailers);
+        }
         if let Some(data) = frame.data_ref() {
             let received = self.received.get() + data.len() as u64;
             self.received.set(received);
@@ -146,8 +170,16 @@ where
             this.sent();
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
+        if let Some(trailers) = &this.trailers {
+            let trailers = (!std::mem::replace(&mut this.trailers_sent, true)).then(|| trailers.clone());
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
         let Some(frame) = ready!(this.poll_inner(cx)) else { return Poll::Ready(None) };
         let frame = frame?;
+        if let Some(trailers) = frame.trailers_ref() {
+            this.trailers = Some(trailers.clone());
+            this.trailers_sent = true;
+        }
         if let Some(data) = frame.data_ref() {
             if this.most_kept == 0 {
                 this.forgotten = true;
@@ -161,7 +193,8 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.next >= self.pieces.len() && self.inner.is_end_stream()
+        let sent = self.next >= self.pieces.len() && (self.trailers.is_none() || self.trailers_sent);
+        sent && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -309,8 +342,17 @@ where
             Inner::Http1(body) => body.poll_frame(cx),
             Inner::Http2(body) => body.poll_frame(cx),
         };
-        match ready!(polled) {
-            Some(Ok(frame)) => {
+        let Poll::Ready(polled) = polled else {
+            if let Some(tracked) = &this.tracked {
+                tracked.story.downstream.works.set(true);
+            }
+            return Poll::Pending;
+        };
+        match polled {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                }
                 if let (Some(tracked), Some(data)) = (&mut this.tracked, frame.data_ref()) {
                     tracked.story.bytes_out += data.len() as u64;
                     if let Some(lease) = &mut tracked.lease {
@@ -354,11 +396,19 @@ pub(super) struct Http2Body {
     waiting: bool,
     idle: Duration,
     total: Option<Instant>,
+    /// What the request body still on its way failed with: hyper then only says that the stream was reset.
+    upload: UploadFault,
 }
 
 impl Http2Body {
-    pub(super) fn new(incoming: Incoming, permit: StreamPermit, idle: Duration, total: Option<Instant>) -> Self {
-        Self { incoming, _permit: permit, deadline: Deadline::new(), waiting: false, idle, total }
+    pub(super) fn new(
+        incoming: Incoming,
+        permit: StreamPermit,
+        idle: Duration,
+        total: Option<Instant>,
+        upload: UploadFault,
+    ) -> Self {
+        Self { incoming, _permit: permit, deadline: Deadline::new(), waiting: false, idle, total, upload }
     }
 
     fn is_done(&self) -> bool {
@@ -369,7 +419,8 @@ impl Http2Body {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
             self.waiting = false;
             self.deadline.disarm();
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| http2::fault_of(&error))));
+            let fault = |error| self.upload.take().unwrap_or_else(|| http2::fault_of(&error));
+            return Poll::Ready(frame.map(|frame| frame.map_err(fault)));
         }
         if !self.waiting {
             self.waiting = true;
@@ -389,16 +440,31 @@ impl Http2Body {
     }
 }
 
+/// What a lent body failed with, told to whoever answers for the request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct UploadFault(Rc<RefCell<Option<Fault>>>);
+
+impl UploadFault {
+    pub(super) fn take(&self) -> Option<Fault> {
+        self.0.borrow_mut().take()
+    }
+}
+
 /// A request body lent to hyper's HTTP/2 client, which does not give bodies back: the lender keeps a hand on it, for
 /// another try.
 pub(super) struct Lent<B>(Rc<LentBody<B>>);
 
 struct LentBody<B> {
     body: RefCell<Option<RequestBody<B>>>,
+    /// There was a body to lend: where it is missing it was taken back.
+    lent: bool,
     /// Grows with every piece that was taken.
     progress: Cell<u64>,
+    /// The client is waited for.
+    waiting: Cell<bool>,
     deadline: Deadline,
     idle: Duration,
+    fault: UploadFault,
 }
 
 /// The borrower's end.
@@ -406,17 +472,32 @@ struct Borrowed<B>(Rc<LentBody<B>>);
 
 impl<B> Lent<B> {
     pub(super) fn new(body: Option<RequestBody<B>>, idle: Duration) -> Self {
-        let deadline = Deadline::new();
-        Self(Rc::new(LentBody { body: RefCell::new(body), progress: Cell::new(0), deadline, idle }))
+        Self(Rc::new(LentBody {
+            lent: body.is_some(),
+            body: RefCell::new(body),
+            progress: Cell::new(0),
+            waiting: Cell::new(false),
+            deadline: Deadline::new(),
+            idle,
+            fault: UploadFault::default(),
+        }))
     }
 
     pub(super) fn progress(&self) -> u64 {
         self.0.progress.get()
     }
 
-    /// Takes the body back; the borrower sees its end.
+    /// What the body failed with, if it did.
+    pub(super) fn fault(&self) -> UploadFault {
+        self.0.fault.clone()
+    }
+
+    /// Takes the body back; the borrower sees it fail.
     pub(super) fn take_back(&self) -> Option<RequestBody<B>> {
-        self.0.body.borrow_mut().take()
+        let body = self.0.body.borrow_mut().take();
+        // Wakes the borrower, if it waits for the client.
+        self.0.deadline.force();
+        body
     }
 }
 
@@ -427,6 +508,14 @@ where
 {
     pub(super) fn to_body(&self) -> OutBody {
         Box::pin(Borrowed(Rc::clone(&self.0)))
+    }
+}
+
+impl<B> LentBody<B> {
+    fn failed(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        *self.fault.0.borrow_mut() = Some(fault);
+        // hyper resets the stream, whatever it is told.
+        Poll::Ready(Some(Err(Fault::Closed)))
     }
 }
 
@@ -441,20 +530,30 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let lent = &self.0;
         let mut body = lent.body.borrow_mut();
-        let Some(body) = body.as_mut() else { return Poll::Ready(None) };
-        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-            lent.progress.set(lent.progress.get() + 1);
-            lent.deadline.arm(lent.idle);
-            return Poll::Ready(frame);
+        // A body that was taken back must not look complete to the backend.
+        let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(Fault::Closed))) };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Err(fault))) => lent.failed(fault),
+            Poll::Ready(frame) => {
+                lent.progress.set(lent.progress.get() + 1);
+                lent.waiting.set(false);
+                lent.deadline.disarm();
+                Poll::Ready(frame)
+            }
+            Poll::Pending => {
+                if !lent.waiting.replace(true) {
+                    lent.deadline.arm(lent.idle);
+                }
+                if lent.deadline.poll_passed(cx) { lent.failed(Fault::ClientBodyTimeout) } else { Poll::Pending }
+            }
         }
-        if lent.deadline.poll_passed(cx) { Poll::Ready(Some(Err(Fault::ClientBodyTimeout))) } else { Poll::Pending }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.body.borrow().as_ref().is_none_or(Body::is_end_stream)
+        !self.0.lent || self.0.body.borrow().as_ref().is_some_and(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.body.borrow().as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        if self.0.lent { SizeHint::default() } else { SizeHint::with_exact(0) }
     }
 }

@@ -160,8 +160,11 @@ impl Proxy {
         B::Error: std::error::Error + 'static,
     {
         let backend = lease.backend();
+        let patience = lease.live().plan.timeouts.connect;
+        let mut since = 0;
         loop {
-            let stream = self.http2.stream(backend.id.0, &backend.connections, open(lease, story)).await;
+            let opening = open(lease, story);
+            let stream = self.http2.stream(backend.id.0, &backend.connections, since, opening, patience).await;
             let mut permit = match stream {
                 Ok(permit) => permit,
                 Err(fault) => {
@@ -180,10 +183,11 @@ impl Proxy {
                             let (mut head, incoming) = response.into_parts();
                             super::headers::strip_hop_by_hop(&mut head.headers);
                             let idle = lease.live().plan.timeouts.idle;
-                            let body = Inner::Http2(Http2Body::new(incoming, permit, idle, order.total));
+                            let body = Http2Body::new(incoming, permit, idle, order.total, lent.fault());
                             let kind = head.headers.get(http::header::CONTENT_TYPE);
                             let streamed = kind.is_some_and(|kind| is_event_stream(kind.as_bytes()));
                             let (status, headers) = (head.status, head.headers);
+                            let body = Inner::Http2(body);
                             return Ok(Answer { status, headers, streamed, upgrade: None, body });
                         }
                         Err(error) => error,
@@ -196,10 +200,16 @@ impl Proxy {
                 },
             };
             body = lent.take_back();
+            let error = match lent.fault().take() {
+                Some(fault) => UpstreamError { fault, ..error },
+                None => error,
+            };
             let kept = body.as_ref().is_none_or(RequestBody::can_replay);
-            if !retry::is_stale(&error, permit.is_reused(), &story.head.method, kept) {
+            if since > 0 || !retry::is_stale(&error, permit.is_reused(), &story.head.method, kept) {
                 return Err(FailedAttempt { error, body });
             }
+            // Its siblings are likely stale too: the next connection is a fresh one, and the last.
+            since = self.http2.opened();
             lease.pool().stats.retried(RetryReason::Stale);
             if let Some(body) = &mut body {
                 body.rewind();

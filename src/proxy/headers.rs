@@ -317,6 +317,15 @@ pub fn finish_response(headers: &mut HeaderMap, request_id: &HeaderValue, stream
     headers.insert(X_REQUEST_ID.clone(), request_id.clone());
 }
 
+/// Removes from trailers what would be about framing, routing or the connection (RFC 9110 section 6.5.1): the next
+/// recipient may merge them into the head.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [header::CONTENT_LENGTH, header::HOST, header::TRAILER] {
+        trailers.remove(name);
+    }
+}
+
 /// Removes what must not reach a client on another connection; for responses of hyper's client, ours are clean.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named = named_by_connection(headers);

@@ -125,6 +125,8 @@ pub struct Downstream {
     pub busy: Cell<u32>,
     /// Requests that have ended on it.
     pub ended: Cell<u64>,
+    /// A request that was just polled waits for us or its backend, not for the client; set by whoever waits.
+    pub works: Cell<bool>,
     /// A backend has agreed to another protocol: what the connection becomes once hyper has sent the 101.
     pub tunnel: RefCell<Option<Tunnel>>,
     /// Informational responses to write before anything else; HTTP/1.1 only.
@@ -146,6 +148,7 @@ impl Downstream {
             listener,
             busy: Cell::new(0),
             ended: Cell::new(0),
+            works: Cell::new(false),
             tunnel: RefCell::new(None),
             interjection: RefCell::default(),
         }

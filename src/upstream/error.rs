@@ -56,6 +56,12 @@ impl Fault {
             {
                 return Self::ClientGone;
             }
+            if let Some(error) = this.downcast_ref::<h2::Error>()
+                && error.is_remote()
+                && (error.is_reset() || error.is_go_away())
+            {
+                return Self::ClientGone;
+            }
             cause = this.source();
         }
         Self::ClientBody(error.to_string())
@@ -73,22 +79,6 @@ impl Fault {
             | Self::FirstByteTimeout
             | Self::IdleTimeout
             | Self::TotalTimeout => false,
-        }
-    }
-
-    /// The client's fault that this is, made anew: errors of I/O cannot be cloned, and a client's body has none.
-    pub(super) fn of_client(&self) -> Self {
-        match self {
-            Self::ClientGone => Self::ClientGone,
-            Self::ClientBody(what) => Self::ClientBody(what.clone()),
-            Self::ClientBodyTimeout => Self::ClientBodyTimeout,
-            Self::ClientBodyTooLarge => Self::ClientBodyTooLarge,
-            Self::FirstByteTimeout => Self::FirstByteTimeout,
-            Self::IdleTimeout => Self::IdleTimeout,
-            Self::TotalTimeout => Self::TotalTimeout,
-            Self::Unresolved => Self::Unresolved,
-            Self::Protocol(what) => Self::Protocol(what),
-            Self::Connect(_) | Self::Closed | Self::Io(_) => Self::Closed,
         }
     }
 

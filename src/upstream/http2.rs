@@ -1,12 +1,15 @@
 //! HTTP/2 to backends: hyper's client connections, shared by the requests of one worker, with a cap on streams.
 //!
-//! A connection is one task of the worker. Requests take a stream of the first connection that has room; when none has,
-//! one of them opens another while the others wait for it.
+//! A connection is one task of the worker (hyper's own tasks beside it). Requests take a stream of the first connection
+//! that has room; when none has, one of them opens another while the others wait for it.
+
+mod io;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
+use std::io::{Error as IoError, ErrorKind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,12 +22,13 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 
+use self::io::{Greeting, LinkIo};
 use super::error::{Fault, UpstreamError};
 use super::open::Counted;
 use super::stream::Stream;
-use crate::clock::{Deadline, coarse_millis};
+use crate::clock::coarse_millis;
 
 /// A request body on its way to an HTTP/2 backend. Boxed: all requests of a connection share one type.
 pub type OutBody = Pin<Box<dyn Body<Data = Bytes, Error = Fault>>>;
@@ -34,8 +38,8 @@ const MOST_STREAMS: usize = 100;
 /// Receive window of one stream. A stalled client holds at most this much of a response here, and as much again in the
 /// send buffer of its own connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Receive window of a connection: as the contract's downstream default.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Receive window of a connection: every stream's, so that clients who read slowly never stop the others' responses.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
 /// Bytes of a request body queued per stream (reliability.md §1).
 const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of response headers (reliability.md §1).
@@ -60,6 +64,8 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
 #[derive(Default)]
 pub struct Http2Connections {
     backends: RefCell<HashMap<u64, Rc<Links>>>,
+    /// Connections opened so far.
+    opened: Cell<u64>,
 }
 
 impl fmt::Debug for Http2Connections {
@@ -74,13 +80,24 @@ struct Links {
     open: RefCell<Vec<Link>>,
     /// Held by whoever opens another connection.
     opening: tokio::sync::Mutex<()>,
+    /// How often opening has failed, and why last: those who waited for it fail with it.
+    failures: Cell<u64>,
+    failure: Cell<Option<ErrorKind>>,
 }
 
 #[derive(Clone)]
 struct Link {
     send: SendRequest<OutBody>,
-    streams: Rc<Cell<usize>>,
-    idle_since: Rc<Cell<u64>>,
+    state: Rc<LinkState>,
+}
+
+struct LinkState {
+    /// Connections opened before this one.
+    number: u64,
+    streams: Cell<usize>,
+    /// Streams that the backend allows.
+    most: Cell<usize>,
+    idle_since: Cell<u64>,
 }
 
 /// The right to one stream; keep it as long as the stream lives.
@@ -98,33 +115,70 @@ impl fmt::Debug for StreamPermit {
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.link.streams.set(self.link.streams.get().saturating_sub(1));
-        self.link.idle_since.set(coarse_millis());
+        let state = &self.link.state;
+        state.streams.set(state.streams.get().saturating_sub(1));
+        state.idle_since.set(coarse_millis());
     }
 }
 
 impl Http2Connections {
-    /// A stream to `backend`, over an open connection with room or over one that `connect` makes.
+    /// A stream to `backend`, over an open connection with room or over one that `connect` makes. `since`: connections
+    /// older than that are not used, see [`opened`](Self::opened). `patience`: for the backend's greeting.
     ///
     /// # Errors
     /// What `connect` or the handshake failed with.
-    pub async fn stream<C>(&self, backend: u64, open: &Arc<AtomicU64>, connect: C) -> Result<StreamPermit, Fault>
+    pub async fn stream<C>(
+        &self,
+        backend: u64,
+        open: &Arc<AtomicU64>,
+        since: u64,
+        connect: C,
+        patience: Duration,
+    ) -> Result<StreamPermit, Fault>
     where
         C: Future<Output = Result<Stream, Fault>>,
     {
         let links = Rc::clone(self.backends.borrow_mut().entry(backend).or_default());
-        if let Some(permit) = links.take() {
+        if let Some(permit) = links.take(since) {
             return Ok(permit);
         }
+        let failures = links.failures.get();
         let _opening = links.opening.lock().await;
-        // Somebody else may have opened one while this request waited.
-        if let Some(permit) = links.take() {
+        // Somebody else may have opened one while this request waited, or failed to: in a queue behind a dead backend
+        // each would wait for the timeouts of all before it.
+        if let Some(permit) = links.take(since) {
             return Ok(permit);
         }
-        let link = handshake(connect.await?, open).await?;
-        link.streams.set(1);
+        if let Some(kind) = links.failure.get().filter(|_| links.failures.get() != failures) {
+            return Err(Fault::Connect(kind.into()));
+        }
+        let link = match self.open(connect, open, patience).await {
+            Ok(link) => link,
+            Err(fault) => {
+                let kind = if let Fault::Connect(error) = &fault { error.kind() } else { ErrorKind::Other };
+                links.failures.set(links.failures.get() + 1);
+                links.failure.set(Some(kind));
+                return Err(fault);
+            }
+        };
+        link.state.streams.set(1);
         links.open.borrow_mut().push(link.clone());
         Ok(StreamPermit { link, reused: false })
+    }
+
+    async fn open<C>(&self, connect: C, open: &Arc<AtomicU64>, patience: Duration) -> Result<Link, Fault>
+    where
+        C: Future<Output = Result<Stream, Fault>>,
+    {
+        let stream = connect.await?;
+        let number = self.opened.get();
+        self.opened.set(number + 1);
+        handshake(stream, open, number, patience).await
+    }
+
+    /// Connections opened so far: with it as `since`, a stream is surely not of a connection that is open now.
+    pub fn opened(&self) -> u64 {
+        self.opened.get()
     }
 
     /// Closes connections without streams that are older than `limit`, that are broken, or whose backend `wanted`
@@ -134,8 +188,9 @@ impl Http2Connections {
         let limit = limit.as_millis() as u64;
         self.backends.borrow_mut().retain(|backend, links| {
             links.open.borrow_mut().retain(|link| {
-                let idle = link.streams.get() == 0;
-                let expired = idle && (now.saturating_sub(link.idle_since.get()) >= limit || !wanted(*backend));
+                let idle = link.state.streams.get() == 0;
+                let rested = now.saturating_sub(link.state.idle_since.get());
+                let expired = idle && (rested >= limit || !wanted(*backend));
                 !expired && !link.send.is_closed()
             });
             wanted(*backend) || !links.open.borrow().is_empty()
@@ -145,41 +200,61 @@ impl Http2Connections {
 
 impl Links {
     /// A stream of the first open connection that has room.
-    fn take(&self) -> Option<StreamPermit> {
+    fn take(&self, since: u64) -> Option<StreamPermit> {
         let mut open = self.open.borrow_mut();
         open.retain(|link| !link.send.is_closed());
-        let link = open.iter().find(|link| link.streams.get() < MOST_STREAMS)?.clone();
-        link.streams.set(link.streams.get() + 1);
+        let has_room = |state: &LinkState| state.streams.get() < state.most.get().min(MOST_STREAMS);
+        let link = open.iter().find(|link| link.state.number >= since && has_room(&link.state))?.clone();
+        link.state.streams.set(link.state.streams.get() + 1);
         Some(StreamPermit { link, reused: true })
     }
 }
 
-async fn handshake(stream: Stream, open: &Arc<AtomicU64>) -> Result<Link, Fault> {
+/// Opens HTTP/2 on `stream`, and waits until the backend has said how many streams it takes: requests beyond that would
+/// queue in this connection while another could serve them. It says so unasked, so this costs no round trip of its own;
+/// and a server that speaks something else is found out before a request is lost on it.
+async fn handshake(stream: Stream, open: &Arc<AtomicU64>, number: u64, patience: Duration) -> Result<Link, Fault> {
+    let failed = |error: hyper::Error| Fault::Connect(IoError::other(error));
+    let greeting = Rc::new(Greeting::default());
+    let io = LinkIo::new(stream, Counted::new(open), Rc::clone(&greeting));
     let handshake = Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        // None before the greeting, which is how it is noticed.
+        .initial_max_send_streams(0)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MOST_HEADER_BYTES)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_PATIENCE)
-        .handshake::<_, OutBody>(TokioIo::new(stream));
-    let (send, connection) = handshake.await.map_err(|error| Fault::Connect(std::io::Error::other(error)))?;
-    let counted = Counted::new(open);
-    tokio::task::spawn_local(async move {
-        // Never armed: whoever waits on a deadline is woken when connections are to end.
-        let woken = Deadline::new();
-        let mut connection = std::pin::pin!(connection);
-        poll_fn(|cx| {
-            if counted.must_end() || woken.poll_passed(cx) {
-                return Poll::Ready(());
-            }
-            // Its requests hear of an error themselves.
-            connection.as_mut().poll(cx).map(drop)
-        })
-        .await;
+        .handshake::<_, OutBody>(io);
+    let (send, connection) = handshake.await.map_err(failed)?;
+    let mut connection = Box::pin(connection);
+    let greeted = poll_fn(|cx| {
+        greeting.listen(cx);
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Err(ended.map_or_else(failed, |()| Fault::Connect(ErrorKind::UnexpectedEof.into()))));
+        }
+        match connection.current_max_send_streams() {
+            0 => Poll::Pending,
+            most => Poll::Ready(Ok(most)),
+        }
     });
-    Ok(Link { send, streams: Rc::new(Cell::new(0)), idle_since: Rc::new(Cell::new(coarse_millis())) })
+    let most = match tokio::time::timeout(patience, greeted).await {
+        Ok(greeted) => greeted?,
+        Err(_) => return Err(Fault::Connect(IoError::new(ErrorKind::TimedOut, "no HTTP/2 settings in time"))),
+    };
+    greeting.over();
+    let (streams, idle_since) = (Cell::new(0), Cell::new(coarse_millis()));
+    let state = Rc::new(LinkState { number, streams, most: Cell::new(most), idle_since });
+    let link = Link { send, state: Rc::clone(&state) };
+    tokio::task::spawn_local(poll_fn(move |cx| {
+        // Its requests hear of an error themselves.
+        let ended = connection.as_mut().poll(cx).map(drop);
+        state.most.set(connection.current_max_send_streams());
+        ended
+    }));
+    Ok(link)
 }
 
 impl StreamPermit {
@@ -206,26 +281,23 @@ impl StreamPermit {
     }
 }
 
-/// Whether the backend said that it has not looked at the request (RFC 9113 section 8.7).
+/// Whether the backend said that it has not looked at the request (RFC 9113 section 8.7): it refused the stream, or went
+/// away politely before it (streams that it did accept go on then, and fail with something else).
 fn is_refused(error: &hyper::Error) -> bool {
-    h2_reason(error) == Some(h2::Reason::REFUSED_STREAM) || error.is_canceled()
+    let refused = |error: &h2::Error| {
+        let left = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+        left || error.reason() == Some(h2::Reason::REFUSED_STREAM)
+    };
+    error.is_canceled() || h2_error(error).is_some_and(refused)
 }
 
-fn h2_reason(error: &hyper::Error) -> Option<h2::Reason> {
-    std::error::Error::source(error)?.downcast_ref::<h2::Error>()?.reason()
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
-/// What an error of hyper's HTTP/2 client means.
+/// What an error of hyper's HTTP/2 client means. (What the client's own body failed with it does not tell.)
 pub fn fault_of(error: &hyper::Error) -> Fault {
-    // A fault of the client's own body comes back through hyper as the cause.
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        if let Some(fault) = inner.downcast_ref::<Fault>() {
-            return fault.of_client();
-        }
-        cause = inner.source();
-    }
-    match h2_reason(error) {
+    match h2_error(error).and_then(h2::Error::reason) {
         Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FLOW_CONTROL_ERROR | h2::Reason::COMPRESSION_ERROR) => {
             Fault::Protocol("HTTP/2 protocol error")
         }

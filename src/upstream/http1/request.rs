@@ -3,7 +3,8 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Connection-specific fields, never forwarded in either direction (RFC 9110 section 7.6.1).
+/// Connection-specific fields, never forwarded in either direction (RFC 9110 section 7.6.1). `Trailer` is none of them:
+/// it announces fields from end to end, and hyper's server sends to an HTTP/1.1 client only trailers it names.
 #[inline]
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     // `Keep-Alive` and `Proxy-Connection` have no constants in `http`.
@@ -11,7 +12,6 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         || *name == header::TRANSFER_ENCODING
         || *name == header::TE
         || *name == header::UPGRADE
-        || *name == header::TRAILER
         || *name == header::PROXY_AUTHENTICATE
         || name.as_str() == "keep-alive"
         || name.as_str() == "proxy-connection"
