@@ -17,7 +17,7 @@ use super::peek::{self, Peek};
 use super::route::{Found, Model};
 use super::story::Story;
 use super::{Downstream, Proxy, Refusal, Tunnel, affinity, headers, retry, upgrade};
-use crate::backend::{BackendId, Ending};
+use crate::backend::{BackendId, Ending, stable_hash};
 use crate::clock;
 use crate::pool::{Ask, Lease, Pool, Priority, RetryReason, Unavailable};
 use crate::upstream::http1::Asks;
@@ -314,15 +314,11 @@ fn may_retry(lease: &Lease, story: &Story, reason: RetryReason) -> bool {
     allowed
 }
 
-/// The key of a client address for `ip_hash`: stable across processes and versions (FNV-1a, 64 bits).
+/// The key of a client address for `ip_hash`, stable across processes and versions. An IPv4 client is the same client on
+/// a listener of both families.
 fn address_key(address: std::net::IpAddr) -> u64 {
-    let hash = |bytes: &[u8]| {
-        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
-    };
-    match address {
-        std::net::IpAddr::V4(v4) => hash(&v4.octets()),
-        std::net::IpAddr::V6(v6) => hash(&v6.octets()),
+    match address.to_canonical() {
+        std::net::IpAddr::V4(v4) => stable_hash(&v4.octets()),
+        std::net::IpAddr::V6(v6) => stable_hash(&v6.octets()),
     }
 }

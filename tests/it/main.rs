@@ -21,4 +21,5 @@ mod refusals;
 mod reload;
 mod retries;
 mod sticky;
+mod strategies;
 mod streaming;
