@@ -143,7 +143,7 @@ fn a_change_of_strategy_amid_traffic() {
             put(&proxy, "/api/v1/pools/ai/strategy", &format!(r#"{{"strategy":"{}"}}"#, kind.name()));
             until("traffic", || backends.iter().map(TestBackend::count).sum::<usize>() > before + 20);
             let known = proxy.admin("/api/v1/pools/ai/backends/b0");
-            let view: serde_json::Value = serde_json::from_str(known.text()).unwrap();
+            let view: serde_json::Value = serde_json::from_str(&known.text()).unwrap();
             if round > 0 {
                 assert!(view["avg_response_time_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{kind:?}: {view}");
             }
