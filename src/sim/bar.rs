@@ -266,9 +266,8 @@ impl<'a> Judge<'a> {
 
     fn against_usual(&self) -> Line {
         let (cost, tail) = (self.ratio(USUAL, j), self.ratio(USUAL, p99));
-        let worse = |scenario: &&&'a str| {
-            **scenario != HEAVY_TAIL && self.results.ratio(scenario, AGENT, USUAL, j).low > 1.0
-        };
+        let worse =
+            |scenario: &&&'a str| **scenario != HEAVY_TAIL && self.results.ratio(scenario, AGENT, USUAL, j).low > 1.0;
         let worse: Vec<_> = self.scenarios.iter().filter(worse).collect();
         let heavy = self.results.ratio(HEAVY_TAIL, AGENT, USUAL, j).mean;
         Line {
@@ -399,7 +398,8 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-        let against_least = |name: &&'a str| (self.mean(name, AGENT, j) / self.mean(name, "least_connections", j), *name);
+        let against_least =
+            |name: &&'a str| (self.mean(name, AGENT, j) / self.mean(name, "least_connections", j), *name);
         let ratios: Vec<_> = self.scenarios.iter().filter(|name| **name != HEAVY_TAIL).map(against_least).collect();
         let (least, heavy) = (worst(&ratios), against_least(&HEAVY_TAIL).0);
         Line {
@@ -484,7 +484,11 @@ impl<'a> Judge<'a> {
             number: 16,
             what: "another random set: J 1.03, p99* 1.05 of the hindsight best; at most 3 % worse than the first",
             holds: cost <= 1.03 && tail <= 1.05 && cost <= 1.03 * known && tail <= 1.03 * known_tail,
-            figure: format!("{cost:.3}, {tail:.3}; against the first {}, {}", percent(cost / known), percent(tail / known_tail)),
+            figure: format!(
+                "{cost:.3}, {tail:.3}; against the first {}, {}",
+                percent(cost / known),
+                percent(tail / known_tail)
+            ),
         }
     }
 }
@@ -535,7 +539,8 @@ fn recovery(runs: &[Run]) -> Line {
     let mut figures = Vec::new();
     for scenario in results.scenarios() {
         let share = |from: usize, to: usize| {
-            let seconds = results.of(scenario, AGENT).flat_map(|run| run.metrics.sent.get(from..to).unwrap_or_default());
+            let seconds =
+                results.of(scenario, AGENT).flat_map(|run| run.metrics.sent.get(from..to).unwrap_or_default());
             let (own, all) = seconds.fold((0, 0), |(own, all), servers| {
                 (own + servers.first().copied().unwrap_or(0), all + servers.iter().sum::<u32>())
             });
