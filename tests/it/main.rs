@@ -23,3 +23,4 @@ mod retries;
 mod sticky;
 mod strategies;
 mod streaming;
+mod tools;

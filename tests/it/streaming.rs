@@ -97,7 +97,7 @@ fn a_response_flows_while_the_request_still_does() {
 /// takes nothing: our buffers, and those of four kernel sockets (on loopback up to 6 MB each, tcp_rmem and tcp_wmem).
 const BETWEEN: usize = 32 << 20;
 /// What is offered: far more.
-const OFFERED: usize = 96 << 20;
+const OFFERED: usize = 48 << 20;
 
 /// A client that stops reading stops its backend; once it reads on, every byte is there.
 #[test]

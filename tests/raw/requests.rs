@@ -212,6 +212,7 @@ fn chunks_of_requests() {
     let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(17 << 10));
     let many_extensions = format!("{}0\r\n\r\n", "1;xxxxxxxxxxxxxxxx\r\na\r\n".repeat(1100));
     let long_trailer = format!("0\r\nX: {}\r\n\r\n", "y".repeat(17 << 10));
+    let bare_end = format!("5\r\nhello\r\n0\r\n\n{SMUGGLED}");
     let many_trailers = format!("0\r\n{}\r\n", "X: y\r\n".repeat(101));
     let cases: Vec<(&str, May)> = vec![
         ("5\r\nhello\r\n0\r\n\r\n", Pass),
@@ -234,8 +235,9 @@ fn chunks_of_requests() {
         ("5\r\nhello\r\n0\r\nno colon\r\n\r\n", RefuseOrClose),
         ("5\r\nhello\r\n0\r\n X: y\r\n\r\n", RefuseOrClose),
         // hyper takes what follows the bare LF for trailers up to the next empty line, so it is never a request.
-        ("5\r\nhello\r\n0\r\n\n", RefuseOrPass),
-        ("00000000000000005\r\nhello\r\n0\r\n\r\n", RefuseOrClose),
+        (&bare_end, RefuseOrPass),
+        // Seventeen digits, of which hyper forgives the zeros: the size is not in doubt, and written anew for the backend.
+        ("00000000000000005\r\nhello\r\n0\r\n\r\n", RefuseOrPass),
         ("10000000000000005\r\nhello\r\n0\r\n\r\n", RefuseOrClose),
         ("fffffffffffffffff\r\nhello\r\n0\r\n\r\n", RefuseOrClose),
         (&long_extension, RefuseOrClose),
@@ -246,7 +248,7 @@ fn chunks_of_requests() {
     for (body, may) in cases {
         let what = body[..body.len().min(60)].escape_debug().to_string();
         let mut bytes = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-        if may != Pass {
+        if may == RefuseOrClose {
             bytes.push_str(SMUGGLED);
         }
         check(&what, bytes.as_bytes(), may);

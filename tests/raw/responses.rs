@@ -16,7 +16,13 @@ fn hostile(bytes: Vec<u8>, stays: bool, request: &str) -> (Option<Message>, Vec<
     let proxy = Setup::new(&[&backend]).pool(|pool| pool.outlier.consecutive_failures = 0).start();
     let mut client = proxy.client();
     client.send(request);
-    let mut answer = client.try_head().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let final_head = |client: &mut Raw| loop {
+        let head = client.try_head().unwrap_or_else(|error| panic!("{what}: {error}"));
+        if head.as_ref().is_none_or(|head| head.status() >= 200) {
+            return head;
+        }
+    };
+    let mut answer = final_head(&mut client);
     if let Some(answer) = &mut answer {
         client.body(answer);
     }

@@ -1,5 +1,6 @@
 //! HTTP/1.1 messages as bytes: read without any of the product's own parsers, so that the two cannot share a mistake.
 
+use std::cell::RefCell;
 use std::io::{self, Read};
 
 /// A head, and what was read of the body behind it.
@@ -185,10 +186,14 @@ fn read_line(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Option<
 
 /// Reads once.
 pub(crate) fn fill(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    let mut piece = [0; 16 * 1024];
-    let read = source.read(&mut piece)?;
-    buffer.extend_from_slice(&piece[..read]);
-    Ok(read)
+    thread_local! {
+        static PIECE: RefCell<Vec<u8>> = RefCell::new(vec![0; 256 * 1024]);
+    }
+    PIECE.with_borrow_mut(|piece| {
+        let read = source.read(piece)?;
+        buffer.extend_from_slice(&piece[..read]);
+        Ok(read)
+    })
 }
 
 /// The connection was lost, as opposed to: nothing came in time.

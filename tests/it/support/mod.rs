@@ -21,7 +21,7 @@ pub(crate) use raw::Raw;
 use std::time::{Duration, Instant};
 
 /// How long a test waits for what must happen. Generous: it only turns a hang into a failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks until `look` finds something, or fails the test with `what`.
 #[track_caller]
