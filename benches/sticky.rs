@@ -1,5 +1,6 @@
 //! What a session costs a request: finding it and its backend, with a signed cookie and with the table, among 10,000
 //! sessions. The bar: below 1 µs. `cargo bench --bench sticky`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a benchmark an unwrap is an assertion")]
 
 use std::sync::Arc;
 use std::time::Duration;
