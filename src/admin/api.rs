@@ -6,12 +6,16 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::error::{REQUEST_ID, request_id};
+use super::openapi::{self, ChangeErrors, ErrorBody, ReadErrors};
 use super::room::Phase;
 use super::views::{BackendView, PoolView, StatusView, backend_etag, pool_etag};
 use super::{AdminState, ApiError, auth, changes, dashboard, scrape};
@@ -20,23 +24,27 @@ use crate::pool::Pool;
 
 /// Every route, with its guards.
 pub fn router(admin: Arc<AdminState>) -> Router {
-    Router::new()
-        .route("/", get(dashboard::page))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/pools", get(pools))
-        .route("/api/v1/pools/{pool}", get(one_pool))
-        .route("/api/v1/pools/{pool}/backends", get(backends).post(changes::add))
-        .route("/api/v1/pools/{pool}/backends/{name}", get(one_backend).patch(changes::patch).delete(changes::remove))
-        .route("/api/v1/pools/{pool}/backends/{name}/drain", post(changes::drain))
-        .route("/api/v1/pools/{pool}/backends/{name}/undrain", post(changes::undrain))
-        .route("/api/v1/pools/{pool}/backends/{name}/resources", put(changes::resources))
-        .route("/api/v1/pools/{pool}/check", post(changes::check))
-        .route("/api/v1/pools/{pool}/health", put(changes::health))
-        .route("/api/v1/pools/{pool}/strategy", put(changes::strategy))
-        .route("/api/v1/reload", post(reload))
+    let (router, description) = OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(dashboard::page))
+        .routes(routes!(metrics))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(status))
+        .routes(routes!(pools))
+        .routes(routes!(one_pool))
+        .routes(routes!(backends, changes::add))
+        .routes(routes!(one_backend, changes::patch, changes::remove))
+        .routes(routes!(changes::drain))
+        .routes(routes!(changes::undrain))
+        .routes(routes!(changes::resources))
+        .routes(routes!(changes::check))
+        .routes(routes!(changes::health))
+        .routes(routes!(changes::strategy))
+        .routes(routes!(reload))
+        .split_for_parts();
+    let description = Json(description);
+    router
+        .route("/openapi.json", get(async move || description.clone()))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(&admin), auth::guard))
@@ -67,42 +75,66 @@ async fn wrong_method(request: Request) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
+/// Metrics in the Prometheus text format.
+#[utoipa::path(get, path = "/metrics", tag = "telemetry", responses((status = 200, content_type = "text/plain", body = String)))]
 async fn metrics(State(admin): State<Arc<AdminState>>) -> impl IntoResponse {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], scrape::scrape(&*admin.room, &admin.metrics))
 }
 
-async fn healthz() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+/// A word.
+#[derive(Debug, Serialize, ToSchema)]
+struct Health {
+    status: &'static str,
 }
 
+/// Whether the process is alive. Needs no token.
+#[utoipa::path(get, path = "/healthz", tag = "telemetry", security(()), responses((status = 200, body = Health)))]
+async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// Whether it is of use: running, with a healthy backend. Needs no token.
+///
 /// Ready when running and some backend of some pool is healthy: a balancer of several pools is of use while one is.
-async fn readyz(State(admin): State<Arc<AdminState>>) -> Result<Json<Value>, ApiError> {
+#[utoipa::path(get, path = "/readyz", tag = "telemetry", security(()),
+    responses((status = 200, body = Health), (status = 503, description = "Starting, draining, or no backend is healthy", body = ErrorBody)))]
+async fn readyz(State(admin): State<Arc<AdminState>>) -> Result<Json<Health>, ApiError> {
     let snapshot = admin.room.snapshot();
     let message = match snapshot.phase {
         Phase::Starting => "starting",
         Phase::Draining => "draining",
         Phase::Running if snapshot.pools.iter().all(|pool| pool.healthy() == 0) => "no backend is healthy",
-        Phase::Running => return Ok(Json(json!({ "status": "ready" }))),
+        Phase::Running => return Ok(Json(Health { status: "ready" })),
     };
     Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message))
 }
 
+/// The state of the balancer.
+#[utoipa::path(get, path = "/api/v1/status", tag = "state", responses((status = 200, body = StatusView), ReadErrors))]
 async fn status(State(admin): State<Arc<AdminState>>) -> Json<StatusView> {
     Json(StatusView::new(admin.room.snapshot()))
 }
 
+/// Every pool with its backends.
+#[utoipa::path(get, path = "/api/v1/pools", tag = "state", responses((status = 200, body = Vec<PoolView>), ReadErrors))]
 async fn pools(State(admin): State<Arc<AdminState>>) -> Json<Vec<PoolView>> {
     let now = clock::now();
     let pools = admin.room.snapshot().pools;
     Json(pools.iter().map(|pool| PoolView::new(pool, &*admin.room, now)).collect())
 }
 
+/// One pool. The `ETag` is for `If-Match` on changes of the pool.
+#[utoipa::path(get, path = "/api/v1/pools/{pool}", tag = "state", params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, body = PoolView), ReadErrors))]
 async fn one_pool(State(admin): State<Arc<AdminState>>, Path(pool): Path<String>) -> Result<Response, ApiError> {
     let pool = find(&admin, &pool)?;
     Ok(tagged(pool_etag(&pool), PoolView::new(&pool, &*admin.room, clock::now())))
 }
 
+/// A pool's backends, those that are leaving it at the end.
+#[utoipa::path(get, path = "/api/v1/pools/{pool}/backends", tag = "state", params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, body = Vec<BackendView>), ReadErrors))]
 async fn backends(
     State(admin): State<Arc<AdminState>>,
     Path(pool): Path<String>,
@@ -111,6 +143,9 @@ async fn backends(
     Ok(Json(BackendView::all(&pool, &*admin.room, clock::now())))
 }
 
+/// One backend. The `ETag` is for `If-Match` on its changes.
+#[utoipa::path(get, path = "/api/v1/pools/{pool}/backends/{name}", tag = "state", params(("pool" = String, Path, description = "The pool's name"), ("name" = String, Path, description = "The backend's name")),
+    responses((status = 200, body = BackendView), ReadErrors))]
 async fn one_backend(
     State(admin): State<Arc<AdminState>>,
     Path((pool, name)): Path<(String, String)>,
@@ -122,6 +157,12 @@ async fn one_backend(
     Ok(tagged(tag, view))
 }
 
+/// Read the configuration file again, like SIGHUP.
+///
+/// Answers with what changed, what needs a restart and which overrides were kept or dropped; or with every fault of the
+/// file, and then nothing has changed.
+#[utoipa::path(post, path = "/api/v1/reload", tag = "changes",
+    responses((status = 200, description = "What changed", body = Object), ChangeErrors))]
 async fn reload(State(admin): State<Arc<AdminState>>) -> Result<Json<Value>, ApiError> {
     match admin.room.reload().await {
         Ok(done) => Ok(Json(done.diff)),

@@ -8,11 +8,13 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::api::{find, tagged};
 use super::extract::{Asked, Body, Caller};
+use super::openapi::{ChangeErrors, ErrorBody};
 use super::room::{Alteration, Change, ChangeError, Precondition};
 use super::views::{BackendView, CheckedView, backend_etag, pool_etag};
 use super::{AdminState, ApiError};
@@ -23,7 +25,12 @@ use crate::pool::Pool;
 type Admin = State<Arc<AdminState>>;
 type Place = Path<(String, String)>;
 
-/// `POST /api/v1/pools/{pool}/backends`
+/// Add a backend.
+///
+/// The body has the keys of the backend's table in the configuration. It lives until it is removed or the file names it.
+#[utoipa::path(post, path = "/api/v1/pools/{pool}/backends", tag = "changes", params(("pool" = String, Path, description = "The pool's name")),
+    request_body(content = Object, description = "The keys of a backend's TOML table", example = json!({"name": "instance-7", "address": "127.0.0.1:8007", "weight": 1})),
+    responses((status = 201, body = BackendView), ChangeErrors, (status = 409, description = "The name is taken", body = ErrorBody)))]
 pub(super) async fn add(
     State(admin): Admin,
     Path(pool): Path<String>,
@@ -42,10 +49,11 @@ pub(super) async fn add(
 }
 
 /// What `PATCH` takes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PatchBody {
     /// 1 to 1000.
+    #[schema(minimum = 1, maximum = 1000)]
     weight: Option<u32>,
     /// Requests it takes at once; 0: no limit.
     max_in_flight: Option<u32>,
@@ -54,7 +62,7 @@ pub(super) struct PatchBody {
 }
 
 /// What is wanted of a backend: the words of the configuration, and the one that the API shows for `drain`.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum StateWord {
     Ready,
@@ -73,7 +81,9 @@ impl From<StateWord> for Wanted {
     }
 }
 
-/// `PATCH /api/v1/pools/{pool}/backends/{name}`
+/// Change a backend's weight, limit or state.
+#[utoipa::path(patch, path = "/api/v1/pools/{pool}/backends/{name}", tag = "changes", params(("pool" = String, Path, description = "The pool's name"), ("name" = String, Path, description = "The backend's name")),
+    responses((status = 200, body = BackendView), ChangeErrors))]
 pub(super) async fn patch(
     State(admin): Admin,
     Path((pool, name)): Place,
@@ -92,13 +102,27 @@ pub(super) async fn patch(
 }
 
 /// The query of `DELETE`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RemoveQuery {
+    /// How long requests in flight get, such as `30s`; absent: the server's `drain_timeout`.
     #[serde(default, deserialize_with = "duration")]
+    #[param(value_type = Option<String>, example = "30s")]
     drain_timeout: Option<Duration>,
+    /// Answer when it is gone.
     #[serde(default)]
+    #[param(value_type = Option<bool>)]
     wait: bool,
+}
+
+/// A removal's answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Removed {
+    name: String,
+    /// Requests still in flight there.
+    in_flight: u32,
+    gone: bool,
 }
 
 /// How often a waiting removal looks whether the backend is gone.
@@ -107,7 +131,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long after its deadline a removal may take before the wait is given up: cutting takes a moment.
 const AFTER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// `DELETE /api/v1/pools/{pool}/backends/{name}`
+/// Remove a backend gracefully.
+///
+/// It gets no new requests; those in flight finish, or are cut off after `drain_timeout`; then it is gone.
+#[utoipa::path(delete, path = "/api/v1/pools/{pool}/backends/{name}", tag = "changes", params(("pool" = String, Path, description = "The pool's name"), ("name" = String, Path, description = "The backend's name"), RemoveQuery),
+    responses((status = 202, description = "It is leaving", body = Removed), (status = 200, description = "It is gone", body = Removed),
+        ChangeErrors, (status = 504, description = "It is still not empty", body = ErrorBody)))]
 pub(super) async fn remove(
     State(admin): Admin,
     Path((pool, name)): Place,
@@ -120,7 +149,7 @@ pub(super) async fn remove(
     audit(&caller, "remove", &pool, &name, &format!("drain_timeout {drain_timeout:?}"));
     let gone = || find(&admin, &pool).map_or(true, |pool| !pool.leaving().iter().any(|left| left.id == leaver.id));
     if !wait {
-        let body = json!({ "name": name, "in_flight": leaver.in_flight(), "gone": gone() });
+        let body = Removed { name, in_flight: leaver.in_flight(), gone: gone() };
         return Ok((StatusCode::ACCEPTED, Json(body)).into_response());
     }
     let limit = admin.room.drain_deadline(leaver.id).map(|deadline| deadline + AFTER_DEADLINE);
@@ -131,18 +160,23 @@ pub(super) async fn remove(
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Ok(Json(json!({ "name": name, "in_flight": 0, "gone": true })).into_response())
+    Ok(Json(Removed { name, in_flight: 0, gone: true }).into_response())
 }
 
 /// The query of a drain.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DrainQuery {
+    /// How long pinned sessions may go on; absent: the server's `drain_timeout`.
     #[serde(default, deserialize_with = "duration")]
+    #[param(value_type = Option<String>, example = "60s")]
     timeout: Option<Duration>,
 }
 
-/// `POST /api/v1/pools/{pool}/backends/{name}/drain`
+/// Send a backend no new sessions, without removing it.
+#[utoipa::path(post, path = "/api/v1/pools/{pool}/backends/{name}/drain", tag = "changes", params(("pool" = String, Path, description = "The pool's name"), ("name" = String, Path, description = "The backend's name"), DrainQuery),
+    responses((status = 200, body = BackendView), ChangeErrors))]
 pub(super) async fn drain(
     State(admin): Admin,
     Path((pool, name)): Place,
@@ -155,7 +189,9 @@ pub(super) async fn drain(
     shown(&admin, &pool, &name)
 }
 
-/// `POST /api/v1/pools/{pool}/backends/{name}/undrain`
+/// Take a drained backend back.
+#[utoipa::path(post, path = "/api/v1/pools/{pool}/backends/{name}/undrain", tag = "changes", params(("pool" = String, Path, description = "The pool's name"), ("name" = String, Path, description = "The backend's name")),
+    responses((status = 200, body = BackendView), ChangeErrors))]
 pub(super) async fn undrain(
     State(admin): Admin,
     Path((pool, name)): Place,
@@ -168,13 +204,23 @@ pub(super) async fn undrain(
 }
 
 /// What `PUT …/strategy` takes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StrategyBody {
+    /// Its name, as in the configuration.
     strategy: String,
 }
 
-/// `PUT /api/v1/pools/{pool}/strategy`
+/// A switch's answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Switched {
+    strategy: &'static str,
+    previous: &'static str,
+}
+
+/// Balance by another strategy, live.
+#[utoipa::path(put, path = "/api/v1/pools/{pool}/strategy", tag = "changes", params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, body = Switched), ChangeErrors))]
 pub(super) async fn strategy(
     State(admin): Admin,
     Path(pool): Path<String>,
@@ -190,18 +236,26 @@ pub(super) async fn strategy(
     change(&admin, &pool, &caller, pool_condition(&caller), Alteration::Strategy(kind)).await?;
     audit(&caller, "strategy", &pool, "", &format!("{} to {}", before.name(), kind.name()));
     let now = find(&admin, &pool)?;
-    Ok(tagged(pool_etag(&now), json!({ "strategy": now.strategy_kind().name(), "previous": before.name() })))
+    Ok(tagged(pool_etag(&now), Switched { strategy: now.strategy_kind().name(), previous: before.name() }))
 }
 
 /// What `PUT …/resources` takes: fractions.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ResourcesBody {
+    /// Share of its CPU in use.
+    #[schema(minimum = 0, maximum = 1)]
     cpu: Option<f64>,
+    /// Share of its memory (or KV cache) in use.
+    #[schema(minimum = 0, maximum = 1)]
     memory: Option<f64>,
 }
 
-/// `PUT /api/v1/pools/{pool}/backends/{name}/resources`. No audit line: these are measurements, pushed by a program.
+/// Tell a backend's CPU and memory use.
+///
+/// Leaves no audit line: these are measurements, pushed by a program.
+#[utoipa::path(put, path = "/api/v1/pools/{pool}/backends/{name}/resources", tag = "changes", params(("pool" = String, Path, description = "The pool's name"), ("name" = String, Path, description = "The backend's name")),
+    responses((status = 200, body = BackendView), ChangeErrors))]
 pub(super) async fn resources(
     State(admin): Admin,
     Path((pool, name)): Place,
@@ -225,22 +279,33 @@ pub(super) async fn resources(
     shown(&admin, &pool, &name)
 }
 
-/// `POST /api/v1/pools/{pool}/check`
-pub(super) async fn check(State(admin): Admin, Path(pool): Path<String>) -> Result<Json<Value>, ApiError> {
+/// What a check on demand found, in the pool's order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Checked {
+    results: Vec<CheckedView>,
+}
+
+/// Probe every backend now.
+#[utoipa::path(post, path = "/api/v1/pools/{pool}/check", tag = "changes", params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, body = Checked), ChangeErrors))]
+pub(super) async fn check(State(admin): Admin, Path(pool): Path<String>) -> Result<Json<Checked>, ApiError> {
     let pool = find(&admin, &pool)?;
     let reports = admin.room.check(pool).await;
-    let results: Vec<CheckedView> = reports.iter().map(|(backend, report)| CheckedView::new(backend, report)).collect();
-    Ok(Json(json!({ "results": results })))
+    let results = reports.iter().map(|(backend, report)| CheckedView::new(backend, report)).collect();
+    Ok(Json(Checked { results }))
 }
 
 /// What `PUT …/health` takes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HealthBody {
+    /// Whether active checks run.
     enabled: bool,
 }
 
-/// `PUT /api/v1/pools/{pool}/health`
+/// Pause or resume active checks.
+#[utoipa::path(put, path = "/api/v1/pools/{pool}/health", tag = "changes", params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, body = HealthBody), ChangeErrors))]
 pub(super) async fn health(
     State(admin): Admin,
     Path(pool): Path<String>,
@@ -253,7 +318,7 @@ pub(super) async fn health(
     }
     pool.pause_checks(!enabled);
     audit(&caller, if enabled { "resume_checks" } else { "pause_checks" }, &pool.name, "", "");
-    Ok(tagged(pool_etag(&pool), json!({ "enabled": !pool.checks_paused() })))
+    Ok(tagged(pool_etag(&pool), HealthBody { enabled: !pool.checks_paused() }))
 }
 
 /// Asks the control room, and puts its refusal into the API's words.

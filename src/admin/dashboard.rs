@@ -11,7 +11,8 @@ const PAGE: &str = include_str!("assets/dashboard.html");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// `GET /`
+/// The dashboard.
+#[utoipa::path(get, path = "/", tag = "telemetry", responses((status = 200, content_type = "text/html", body = String)))]
 pub(super) async fn page() -> Response {
     response(StatusCode::OK)
 }

@@ -11,6 +11,7 @@ mod changes;
 mod dashboard;
 mod error;
 mod extract;
+mod openapi;
 mod room;
 mod scrape;
 mod serve;

@@ -570,6 +570,54 @@ async fn checks_on_demand_and_paused() {
 }
 
 #[tokio::test]
+async fn the_description_names_every_route_and_nothing_else() {
+    let description = get("/openapi.json").await.json();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3."));
+    let mut found = Vec::new();
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            found.push(format!("{} {path}", method.to_uppercase()));
+            assert!(operation["summary"].as_str().is_some_and(|text| text.ends_with('.')), "{method} {path}");
+            assert!(operation["responses"].as_object().unwrap().keys().any(|status| status.starts_with('2')));
+        }
+    }
+    found.sort_unstable();
+    let backend = "/api/v1/pools/{pool}/backends/{name}";
+    let mut expected = vec![
+        "GET /".to_owned(),
+        "GET /metrics".to_owned(),
+        "GET /healthz".to_owned(),
+        "GET /readyz".to_owned(),
+        "GET /api/v1/status".to_owned(),
+        "GET /api/v1/pools".to_owned(),
+        "GET /api/v1/pools/{pool}".to_owned(),
+        "GET /api/v1/pools/{pool}/backends".to_owned(),
+        "POST /api/v1/pools/{pool}/backends".to_owned(),
+        format!("GET {backend}"),
+        format!("PATCH {backend}"),
+        format!("DELETE {backend}"),
+        format!("POST {backend}/drain"),
+        format!("POST {backend}/undrain"),
+        format!("PUT {backend}/resources"),
+        "POST /api/v1/pools/{pool}/check".to_owned(),
+        "PUT /api/v1/pools/{pool}/health".to_owned(),
+        "PUT /api/v1/pools/{pool}/strategy".to_owned(),
+        "POST /api/v1/reload".to_owned(),
+    ];
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    let fields = description["components"]["schemas"]["Backend"]["properties"].as_object().unwrap();
+    let shown = get("/api/v1/pools/p/backends/a").await.json();
+    let names = |object: &serde_json::Map<String, Value>| {
+        let mut names: Vec<_> = object.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(fields), names(shown.as_object().unwrap()));
+    assert_eq!(description["security"], json!([{ "token": [] }, {}]));
+}
+
+#[tokio::test]
 async fn over_a_socket_and_until_the_word() {
     let (admin, _) = admin_with(None, false);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

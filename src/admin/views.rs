@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::room::{ControlRoom, LastReload, Snapshot};
 use crate::backend::{Backend, CodeClass, HealthState, ProbeReport, ProbeResult};
@@ -14,7 +15,8 @@ use crate::config::{AdminState as Wanted, PoolPlan, WhenUnhealthy};
 use crate::pool::Pool;
 
 /// `GET /api/v1/status`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Status)]
 pub(super) struct StatusView {
     version: &'static str,
     state: &'static str,
@@ -27,19 +29,21 @@ pub(super) struct StatusView {
     last_reload: Option<ReloadView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Listener)]
 struct ListenerView {
     address: String,
     scheme: &'static str,
     connections: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct WorkerView {
     connections: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PoolSummary)]
 struct PoolSummary {
     name: String,
     strategy: &'static str,
@@ -49,7 +53,8 @@ struct PoolSummary {
     total_requests: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LastReload)]
 struct ReloadView {
     at: f64,
     result: &'static str,
@@ -100,7 +105,8 @@ impl PoolSummary {
 }
 
 /// `GET /api/v1/pools/{pool}`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Pool)]
 pub(super) struct PoolView {
     name: String,
     strategy: &'static str,
@@ -111,13 +117,15 @@ pub(super) struct PoolView {
     backends: Vec<BackendView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PoolMetrics)]
 struct PoolMetrics {
     total_requests: u64,
     healthy_backends: usize,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Queue)]
 struct QueueNow {
     length: usize,
     size: usize,
@@ -142,7 +150,8 @@ impl PoolView {
 }
 
 /// `GET /api/v1/pools/{pool}/backends/{name}`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Backend)]
 pub(super) struct BackendView {
     name: String,
     address: String,
@@ -167,19 +176,22 @@ pub(super) struct BackendView {
     last_check: Option<CheckView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Resources)]
 struct ResourcesView {
     cpu: Option<f64>,
     memory: Option<f64>,
     age_s: Option<f64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Drain)]
 struct DrainView {
     remaining_s: Option<f64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LastCheck)]
 struct CheckView {
     result: &'static str,
     detail: String,
@@ -188,7 +200,8 @@ struct CheckView {
 }
 
 /// One result of `POST /api/v1/pools/{pool}/check`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CheckResult)]
 pub(super) struct CheckedView {
     name: String,
     passed: bool,
