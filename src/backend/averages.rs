@@ -40,7 +40,7 @@ pub(super) enum Sample {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Averages {
-    /// One more than the nanoseconds after the backend's birth of the last sample; 0: none yet.
+    /// When the last sample was taken, as a [`Moment`](super::Moment)'s number; 0: none yet.
     last: AtomicU64,
     /// Mean total time of good answers: what people are shown.
     response: AtomicU64,
@@ -74,8 +74,8 @@ impl Averages {
         // Nothing takes no time at all; 0 would read as "unknown".
         let cost = cost.max(1e-6);
         let before = self.last.load(Relaxed);
-        self.last.store(before.max(at_nanos + 1), Relaxed);
-        let gap = (at_nanos + 1).saturating_sub(before) as f64 * PER_NANO;
+        self.last.store(before.max(at_nanos), Relaxed);
+        let gap = at_nanos.saturating_sub(before) as f64 * PER_NANO;
         // What was measured before a pause of five seconds counts for half, before one of ten for a twentieth: the first
         // answer of a backend that is tried again must be believed, or it waits for many more trials.
         let kept = if before == 0 { 0.0 } else { decay(3.0 * gap * gap) };
@@ -137,13 +137,13 @@ impl Averages {
     /// Nanoseconds since the last sample.
     pub(super) fn age_nanos(&self, at_nanos: u64) -> Option<u64> {
         let last = self.last.load(Relaxed);
-        (last != 0).then(|| (at_nanos + 1).saturating_sub(last))
+        (last != 0).then(|| at_nanos.saturating_sub(last))
     }
 
     /// Time since the last sample, in units of [`DECAY_SECONDS`].
     #[inline]
     fn age(&self, at_nanos: u64) -> f64 {
-        (at_nanos + 1).saturating_sub(self.last.load(Relaxed)) as f64 * PER_NANO
+        at_nanos.saturating_sub(self.last.load(Relaxed)) as f64 * PER_NANO
     }
 }
 
@@ -204,7 +204,8 @@ mod tests {
     }
 
     fn at(seconds: f64) -> u64 {
-        (seconds * 1e9) as u64
+        // Zero would be "never".
+        1 + (seconds * 1e9) as u64
     }
 
     #[test]
@@ -265,7 +266,7 @@ mod tests {
         assert!(averages.cost(at(10.0), true).unwrap() < 0.37);
         assert!(averages.peak(at(10.0), true).unwrap() < 0.37);
         assert!((averages.cost(at(10.0), false).unwrap() - 1.0).abs() < 1e-6);
-        assert_eq!(averages.age_nanos(at(10.0)), Some(at(10.0)));
+        assert_eq!(averages.age_nanos(at(10.0)), Some(at(10.0) - at(0.0)));
     }
 
     #[test]
@@ -308,7 +309,8 @@ mod tests {
                 let averages = &averages;
                 scope.spawn(move || {
                     for i in 0..20_000u64 {
-                        averages.record(answer(if (i + thread).is_multiple_of(2) { 0.1 } else { 0.3 }), i * 100_000);
+                        averages
+                            .record(answer(if (i + thread).is_multiple_of(2) { 0.1 } else { 0.3 }), 1 + i * 100_000);
                     }
                 });
             }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use super::Outcome;
 use super::health::{Health, HealthChange, HealthRules, HealthState};
 use super::identity::stable_hash;
+use super::moment::{Moment, nanos_of};
 use super::probes::{ProbeResult, Probes};
-use super::stats::{AttemptResult, Stats, nanos_between, nanos_of};
+use super::stats::{AttemptResult, Stats};
 use crate::config::{Address, AdminState, SlowStartPlan};
 
 /// Names one [`Backend`] for the life of the process; never reused.
@@ -102,12 +103,13 @@ struct Hot {
 /// The last resource sample, read by every pick of some strategies and hence without a lock. A reader that meets a writer
 /// may see the CPU of one sample with the memory of the next: both are true.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Sample {
     /// f64 bits; not a number: unknown.
     cpu: AtomicU64,
     /// The same.
     memory: AtomicU64,
-    /// One more than the nanoseconds after `born`; 0: never.
+    /// A [`Moment`]'s number; 0: never.
     sampled: AtomicU64,
     in_flight: AtomicU32,
 }
@@ -136,7 +138,7 @@ impl Backend {
             name_hash: stable_hash(spec.name.as_bytes()),
             address: spec.address.clone(),
             born: now,
-            stats: Stats::new(now),
+            stats: Stats::default(),
             probes: Probes::default(),
             connections: Arc::default(),
             hot: Hot {
@@ -309,9 +311,9 @@ impl Backend {
         self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Keeps traffic away for `pause` from `now` (a backend's `Retry-After`).
+    /// Keeps traffic away for `pause` from `now` (a backend's `Retry-After`), or for as long as it said before.
     pub fn hold(&self, pause: Duration, now: Instant) {
-        self.hot.held_until.store(self.nanos(now).saturating_add(pause.as_nanos() as u64), Relaxed);
+        self.hot.held_until.fetch_max(self.nanos(now).saturating_add(nanos_of(pause)), Relaxed);
     }
 
     /// Whether a `Retry-After` still keeps traffic away.
@@ -338,11 +340,11 @@ impl Backend {
     #[inline]
     pub fn resources(&self) -> Resources {
         let fraction = |word: &AtomicU64| Some(f64::from_bits(word.load(Relaxed))).filter(|value| !value.is_nan());
-        let sampled = self.resources.sampled.load(Relaxed).checked_sub(1);
+        let sampled = Some(self.resources.sampled.load(Relaxed)).filter(|nanos| *nanos != 0);
         Resources {
             cpu: fraction(&self.resources.cpu),
             memory: fraction(&self.resources.memory),
-            sampled: sampled.map(|nanos| self.born + Duration::from_nanos(nanos)),
+            sampled: sampled.and_then(Moment::instant),
             in_flight: self.resources.in_flight.load(Relaxed),
         }
     }
@@ -350,9 +352,9 @@ impl Backend {
     /// CPU and memory of the last sample, not a number where unknown, and the requests in flight when it was taken; `None`
     /// when it is older than `expiry`. What [`resources`](Self::resources) says, cheaper.
     #[inline]
-    pub fn resources_within(&self, expiry: Duration, now: Instant) -> Option<(f64, f64, u32)> {
+    pub fn resources_within(&self, expiry: Duration, now: Moment) -> Option<(f64, f64, u32)> {
         let sampled = self.resources.sampled.load(Relaxed);
-        if sampled == 0 || sampled <= self.nanos(now).saturating_sub(nanos_of(expiry)) {
+        if sampled < now.nanos().saturating_sub(nanos_of(expiry)) {
             return None;
         }
         let fraction = |word: &AtomicU64| f64::from_bits(word.load(Relaxed));
@@ -366,13 +368,13 @@ impl Backend {
         self.resources.cpu.store(bits(sample.cpu), Relaxed);
         self.resources.memory.store(bits(sample.memory), Relaxed);
         self.resources.in_flight.store(sample.in_flight, Relaxed);
-        self.resources.sampled.store(sample.sampled.map_or(0, |at| self.nanos(at).saturating_add(1)), Relaxed);
+        self.resources.sampled.store(sample.sampled.map_or(0, |at| Moment::of(at).nanos()), Relaxed);
     }
 
     /// `at` as nanoseconds after this record was made; 0 for earlier moments.
     #[inline]
     pub fn nanos(&self, at: Instant) -> u64 {
-        nanos_between(self.born, at)
+        nanos_of(at.saturating_duration_since(self.born))
     }
 
     /// Adds one in flight unless the limit forbids it.
@@ -398,5 +400,70 @@ fn encode(state: AdminState) -> u8 {
         AdminState::Ready => 0,
         AdminState::Drain => 1,
         AdminState::Disabled => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{HealthPlan, OutlierPlan};
+
+    fn backend(slow_start: Option<SlowStartPlan>, now: Instant) -> Backend {
+        let spec = BackendSpec {
+            name: "a".to_owned(),
+            address: Address::Name { host: "a".to_owned(), port: 80 },
+            weight: 10,
+            max_in_flight: 0,
+            state: AdminState::Ready,
+        };
+        let health = Health::new(HealthRules::new(&HealthPlan::default(), &OutlierPlan::default()));
+        Backend::new(BackendId(1), 0, &spec, slow_start, health, now)
+    }
+
+    #[test]
+    fn a_slow_start_ramps_from_its_least_weight_to_the_whole() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let rule = SlowStartPlan { window: Duration::from_secs(20), min_weight: 0.1 };
+        let backend = backend(Some(rule), start);
+        assert_eq!(backend.weight(start), 10.0, "none has begun");
+        backend.begin_ramp(at(100));
+        let weights = [100, 101, 105, 110, 119, 120, 1000].map(|second| backend.weight(at(second)));
+        assert_eq!(weights, [1.0, 1.0, 2.5, 5.0, 9.5, 10.0, 10.0]);
+        backend.begin_ramp(at(2000));
+        backend.set_slow_start(None);
+        assert_eq!(backend.weight(at(2001)), 10.0, "the rule is gone, and the ramp with it");
+    }
+
+    #[test]
+    fn a_sample_is_what_was_stored_and_expires() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let backend = backend(None, start);
+        assert_eq!(backend.resources(), Resources::default());
+        let sample = Resources { cpu: Some(0.6), memory: None, sampled: Some(at(5)), in_flight: 3 };
+        backend.set_resources(sample);
+        assert_eq!(backend.resources(), sample);
+        let expiry = Duration::from_secs(10);
+        assert_eq!(
+            backend.resources_within(expiry, Moment::of(at(15))).map(|(cpu, _, then)| (cpu, then)),
+            Some((0.6, 3))
+        );
+        assert_eq!(backend.resources_within(expiry, Moment::of(at(16))).map(|(cpu, ..)| cpu), None);
+    }
+
+    #[test]
+    fn the_longest_pause_that_a_backend_asked_for_holds() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let backend = backend(None, start);
+        backend.hold(Duration::from_secs(10), at(5));
+        backend.hold(Duration::from_secs(1), at(6));
+        assert!(backend.is_held(at(14)) && !backend.is_held(at(15)));
+    }
+
+    #[test]
+    fn a_record_is_a_few_kilobytes_and_does_not_grow() {
+        assert!(size_of::<Backend>() < 6 * 1024, "{} bytes", size_of::<Backend>());
     }
 }

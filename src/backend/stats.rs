@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::averages::{Averages, FAILURE_SECONDS, FAILURE_SECONDS_MAX, Sample};
 use super::histogram::Histogram;
 use super::window::{WINDOW, Window};
-use super::{Ending, Outcome};
+use super::{Ending, Moment, Outcome};
 
 /// The class of a response status, as metrics count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +101,8 @@ impl AttemptResult {
 }
 
 /// What is counted of one backend. Lives in its record: a reload or a change of strategy leaves it alone.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stats {
-    born: Instant,
     averages: Averages,
     requests: [AtomicU64; CodeClass::ALL.len()],
     attempts: [AtomicU64; AttemptResult::ALL.len()],
@@ -138,20 +137,6 @@ pub struct StatsView {
 }
 
 impl Stats {
-    /// Nothing counted yet; all times are kept relative to `born`.
-    pub fn new(born: Instant) -> Self {
-        Self {
-            born,
-            averages: Averages::default(),
-            requests: Default::default(),
-            attempts: Default::default(),
-            ejections: AtomicU64::new(0),
-            first_byte: Histogram::default(),
-            total: Histogram::default(),
-            window: Window::default(),
-        }
-    }
-
     /// An attempt at this backend ended `now`.
     #[inline]
     pub fn attempt_ended(&self, outcome: &Outcome, now: Instant) {
@@ -160,7 +145,7 @@ impl Stats {
         if let Some(first_byte) = outcome.first_byte {
             self.first_byte.record(first_byte);
         }
-        let at = self.nanos(now);
+        let at = Moment::of(now).nanos();
         match result {
             AttemptResult::Ok => {
                 self.window.answered(outcome.total, at);
@@ -212,7 +197,7 @@ impl Stats {
 
     /// What the admin view shows.
     pub fn view(&self, now: Instant) -> StatsView {
-        let counts = self.window.counts(self.nanos(now));
+        let counts = self.window.counts(Moment::of(now).nanos());
         let ended = counts.answered + counts.failed;
         let millis = |q| counts.quantile(q).map(|seconds| seconds * 1e3);
         StatsView {
@@ -235,19 +220,19 @@ impl Stats {
     /// Decayed mean in seconds with failures at their price; `None`: nothing known. While the backend is `idle` an
     /// ageing value loses its force.
     #[inline]
-    pub fn average_cost(&self, now: Instant, idle: bool) -> Option<f64> {
-        self.averages.cost(self.nanos(now), idle)
+    pub fn average_cost(&self, now: Moment, idle: bool) -> Option<f64> {
+        self.averages.cost(now.nanos(), idle)
     }
 
     /// Peak-EWMA in seconds with failures at their price; `None`: nothing known. While the backend is `idle` it decays.
     #[inline]
-    pub fn average_peak(&self, now: Instant, idle: bool) -> Option<f64> {
-        self.averages.peak(self.nanos(now), idle)
+    pub fn average_peak(&self, now: Moment, idle: bool) -> Option<f64> {
+        self.averages.peak(now.nanos(), idle)
     }
 
     /// Time since the last answer or failure.
     pub fn average_age(&self, now: Instant) -> Option<Duration> {
-        self.averages.age_nanos(self.nanos(now)).map(Duration::from_nanos)
+        self.averages.age_nanos(Moment::of(now).nanos()).map(Duration::from_nanos)
     }
 
     /// The time by which answers compare. A stream's length is the client's wish and not the backend's doing, so its
@@ -262,23 +247,6 @@ impl Stats {
             Some(_) | None => total,
         }
     }
-
-    #[inline]
-    fn nanos(&self, at: Instant) -> u64 {
-        nanos_between(self.born, at)
-    }
-}
-
-/// Nanoseconds from `from` to `to`, 0 when it is earlier.
-#[inline]
-pub(super) fn nanos_between(from: Instant, to: Instant) -> u64 {
-    nanos_of(to.saturating_duration_since(from))
-}
-
-/// Nanoseconds in 64 bits, 585 years: the standard 128 cost a pick dearly.
-#[inline]
-pub(super) fn nanos_of(time: Duration) -> u64 {
-    time.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.subsec_nanos()))
 }
 
 /// What a failure counts as, seconds: at least five, at least what `Retry-After` asks, at most five minutes.
@@ -298,7 +266,7 @@ mod tests {
     #[test]
     fn an_attempt_counts_once_under_its_result_and_a_client_that_left_blames_nobody() {
         let start = Instant::now();
-        let stats = Stats::new(start);
+        let stats = Stats::default();
         let endings = [
             (Ending::Served(200), AttemptResult::Ok),
             (Ending::Served(404), AttemptResult::Ok),
@@ -322,7 +290,7 @@ mod tests {
 
     #[test]
     fn requests_count_by_class_once_at_their_end() {
-        let stats = Stats::new(Instant::now());
+        let stats = Stats::default();
         for status in [200, 101, 304, 404, 429, 500, 599, 0] {
             stats.request_ended(CodeClass::of(status), millis(5));
         }
@@ -334,7 +302,7 @@ mod tests {
     #[test]
     fn the_view_of_a_backend_without_traffic_knows_nothing() {
         let start = Instant::now();
-        let view = Stats::new(start).view(start);
+        let view = Stats::default().view(start);
         assert_eq!((view.success_rate, view.avg_response_time_ms, view.p99_ms), (None, None, None));
         assert_eq!((view.requests, view.failures, view.window_s), (0, 0, 60));
     }
@@ -343,11 +311,11 @@ mod tests {
     fn a_fast_failure_costs_five_seconds_and_retry_after_up_to_three_hundred() {
         let start = Instant::now();
         let cost = |retry_after: Option<u64>, total: u64| {
-            let stats = Stats::new(start);
+            let stats = Stats::default();
             let mut outcome = Outcome::served(429, millis(total));
             outcome.retry_after = retry_after.map(Duration::from_secs);
             stats.attempt_ended(&outcome, start + millis(total));
-            stats.average_cost(start + millis(total), false).unwrap().round()
+            stats.average_cost(Moment::of(start + millis(total)), false).unwrap().round()
         };
         assert_eq!(cost(None, 1), 5.0);
         assert_eq!(cost(Some(2), 1), 5.0);
@@ -359,17 +327,17 @@ mod tests {
     #[test]
     fn a_backend_that_answers_404_to_everything_is_not_a_fast_one() {
         let start = Instant::now();
-        let stats = Stats::new(start);
+        let stats = Stats::default();
         stats.attempt_ended(&Outcome::served(404, millis(1)), start);
-        assert_eq!(stats.average_cost(start, false), None);
-        assert_eq!(stats.average_peak(start, false), None);
+        assert_eq!(stats.average_cost(Moment::of(start), false), None);
+        assert_eq!(stats.average_peak(Moment::of(start), false), None);
         assert_eq!(stats.view(start).avg_response_time_ms.map(f64::round), Some(1.0));
     }
 
     #[test]
     fn a_longer_stream_of_the_same_speed_is_not_a_slower_backend() {
         let start = Instant::now();
-        let stats = Stats::new(start);
+        let stats = Stats::default();
         let stream = |tokens: u64| Outcome {
             first_byte: Some(millis(100)),
             total: millis(100 + 10 * tokens),
@@ -383,9 +351,9 @@ mod tests {
             now += millis(50);
             stats.attempt_ended(&stream(tokens), now);
         }
-        let before = stats.average_peak(now, false).unwrap();
+        let before = stats.average_peak(Moment::of(now), false).unwrap();
         stats.attempt_ended(&stream(1500), now);
-        let after = stats.average_peak(now, false).unwrap();
+        let after = stats.average_peak(Moment::of(now), false).unwrap();
         assert!(after < before * 1.3, "15 s for ten times the tokens: {before} -> {after}");
     }
 }

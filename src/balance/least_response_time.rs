@@ -1,11 +1,10 @@
 //! Least response time: the backend that is expected to answer first, by its own recent answers and its present load.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::choice::{Numbers, cheapest, load};
 use super::{Pick, PickContext, Strategy};
-use crate::backend::Backend;
+use crate::backend::{Backend, Moment};
 
 /// Least average × (in flight + 1) ÷ weight, over all candidates.
 ///
@@ -18,10 +17,10 @@ pub(super) struct LeastResponseTime;
 
 impl Strategy for LeastResponseTime {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
-        let now = cx.now;
+        let (now, moment) = (cx.now, Moment::of(cx.now));
         let mut unknown = false;
         let costs = cx.candidates.iter().map(|backend| {
-            let average = average(backend, now);
+            let average = average(backend, moment);
             unknown |= average.is_none();
             average.unwrap_or(0.0) * load(backend, backend.weight(now))
         });
@@ -38,14 +37,15 @@ impl Strategy for LeastResponseTime {
 }
 
 #[inline]
-fn average(backend: &Arc<Backend>, now: Instant) -> Option<f64> {
+fn average(backend: &Arc<Backend>, now: Moment) -> Option<f64> {
     backend.stats.average_cost(now, backend.in_flight() == 0)
 }
 
 fn costs_with_unknown(cx: &PickContext<'_>) -> Numbers {
-    let known = || cx.candidates.iter().filter_map(|backend| average(backend, cx.now));
+    let now = Moment::of(cx.now);
+    let known = || cx.candidates.iter().filter_map(|backend| average(backend, now));
     // When nobody is known, all are alike and the load decides.
     let fastest = known().reduce(f64::min).unwrap_or(1.0);
-    let cost = |backend| average(backend, cx.now).unwrap_or(fastest) * load(backend, backend.weight(cx.now));
+    let cost = |backend| average(backend, now).unwrap_or(fastest) * load(backend, backend.weight(cx.now));
     cx.candidates.iter().map(cost).collect()
 }

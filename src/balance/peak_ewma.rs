@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use super::choice::{Numbers, drawn, load};
 use super::{Pick, PickContext, Strategy};
-use crate::backend::Backend;
+use crate::backend::{Backend, Moment};
 
 /// Others up to which the chance of a pick is exact.
 const EXACT: usize = 64;
@@ -31,14 +31,16 @@ impl Strategy for PeakEwma {
         }
         let first = cx.rng.random_range(0..count);
         let second = (first + cx.rng.random_range(1..count)) % count;
-        let seen = |index: usize| cx.candidates.get(index).map(|backend| Seen::new(backend, cx.now));
+        let moment = Moment::of(cx.now);
+        let seen = |index: usize| cx.candidates.get(index).map(|backend| Seen::new(backend, cx.now, moment));
         let (one, two) = (seen(first)?, seen(second)?);
         let (index, winner) = if one.beats(&two) { (first, one) } else { (second, two) };
         Some(drawn(index, chance(cx, index, &winner)))
     }
 
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
-        let seen: Vec<Seen> = cx.candidates.iter().map(|backend| Seen::new(backend, cx.now)).collect();
+        let moment = Moment::of(cx.now);
+        let seen: Vec<Seen> = cx.candidates.iter().map(|backend| Seen::new(backend, cx.now, moment)).collect();
         let known: Numbers = seen.iter().filter_map(|seen| seen.peak).collect();
         let usual = if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
         seen.iter().map(|seen| seen.peak.unwrap_or(usual) * seen.load).collect()
@@ -48,19 +50,20 @@ impl Strategy for PeakEwma {
 /// The chance that `index` had: of all ordered pairs those that it wins. In a pool of more than [`EXACT`] others it is
 /// estimated from that many of them, beginning at a random one, since looking at all would cost more than the choice.
 fn chance(cx: &mut PickContext<'_>, index: usize, winner: &Seen) -> f64 {
-    let others = cx.candidates.len() - 1;
-    let looked_at = others.min(EXACT);
-    let skip = if others > EXACT { cx.rng.random_range(0..others) } else { 0 };
+    let count = cx.candidates.len();
+    let looked_at = (count - 1).min(EXACT);
+    let begin = if count - 1 > EXACT { cx.rng.random_range(0..count) } else { 0 };
+    let (before, after) = cx.candidates.split_at(begin);
+    let chosen = cx.candidates.get(index);
+    let others = after.iter().chain(before).filter(|other| chosen.is_none_or(|chosen| !Arc::ptr_eq(chosen, other)));
+    let moment = Moment::of(cx.now);
     let mut won = 0.0;
-    // Every candidate but `index`, in turn from there.
-    for step in 0..looked_at {
-        let other = (index + 1 + (skip + step) % others) % cx.candidates.len();
-        let Some(other) = cx.candidates.get(other) else { continue };
-        let other = Seen::new(other, cx.now);
+    for other in others.take(looked_at) {
+        let other = Seen::new(other, cx.now, moment);
         won += f64::from(u8::from(winner.beats(&other))) + f64::from(u8::from(!other.beats(winner)));
     }
     // It has won at least the pair that was drawn.
-    f64::max(won / looked_at as f64, 1.0 / others as f64) / cx.candidates.len() as f64
+    f64::max(won / looked_at as f64, 1.0 / (count - 1) as f64) / count as f64
 }
 
 /// A candidate as this pick sees it.
@@ -72,9 +75,9 @@ struct Seen {
 
 impl Seen {
     #[inline]
-    fn new(backend: &Arc<Backend>, now: Instant) -> Self {
+    fn new(backend: &Arc<Backend>, now: Instant, moment: Moment) -> Self {
         let in_flight = backend.in_flight();
-        Self { peak: backend.stats.average_peak(now, in_flight == 0), load: load(backend, backend.weight(now)) }
+        Self { peak: backend.stats.average_peak(moment, in_flight == 0), load: load(backend, backend.weight(now)) }
     }
 
     /// Whether `self`, drawn first, beats `other`, drawn second.

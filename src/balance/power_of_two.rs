@@ -1,7 +1,5 @@
 //! Power of two choices: two different backends at random, the less loaded of them.
 
-use smallvec::SmallVec;
-
 use super::choice::{Numbers, by_share, drawn, load};
 use super::{Pick, PickContext, Strategy};
 
@@ -34,7 +32,7 @@ impl Strategy for PowerOfTwo {
         if cx.candidates.len() < 2 {
             return (!cx.candidates.is_empty()).then(|| Pick::certain(0));
         }
-        let seen: SmallVec<[Seen; 32]> = cx
+        let seen: Vec<Seen> = cx
             .candidates
             .iter()
             .map(|backend| {

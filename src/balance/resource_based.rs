@@ -1,10 +1,9 @@
 //! Resource based: shares by how much of each backend is still free, from samples of CPU and memory and from our own
 //! requests in flight.
 
-use smallvec::SmallVec;
-
 use super::choice::{Numbers, by_share, drawn};
 use super::{Pick, PickContext, Strategy};
+use crate::backend::Moment;
 use crate::config::ResourceBasedPlan;
 
 /// Slots that a backend without a limit is taken to have, where a sample is brought up to date. Model servers batch 8 to
@@ -70,10 +69,13 @@ struct Seen {
 }
 
 impl ResourceBased {
-    fn look(&self, cx: &PickContext<'_>) -> SmallVec<[Seen; 32]> {
+    fn look(&self, cx: &PickContext<'_>) -> Vec<Seen> {
         let limited = cx.candidates.iter().all(|backend| backend.max_in_flight() != 0);
         let mut capacity = 0.0;
-        let mut seen: SmallVec<[Seen; 32]> = cx
+        let now = Moment::of(cx.now);
+        // A `Vec`: its elements are written in place, those of a short list on the stack pass through memory twice, which
+        // costs more than the allocation.
+        let mut seen: Vec<Seen> = cx
             .candidates
             .iter()
             .map(|backend| {
@@ -82,17 +84,12 @@ impl ResourceBased {
                 let limit = f64::from(backend.max_in_flight());
                 let slots = if limited { limit } else { weight };
                 capacity += slots;
-                let sample = backend.resources_within(self.plan.expiry, cx.now);
+                let sample = backend.resources_within(self.plan.expiry, now);
                 let (cpu, memory, then) = sample.unwrap_or((f64::NAN, f64::NAN, 0));
                 let usual = if limit == 0.0 { 1.0 / USUAL_SLOTS } else { 1.0 / limit };
                 let change = ((in_flight - f64::from(then)) * usual).clamp(-1.0, 1.0);
-                Seen {
-                    weight,
-                    cpu: brought_up(cpu, change),
-                    memory: brought_up(memory, change),
-                    load: in_flight / slots,
-                    in_use: 0.0,
-                }
+                let (cpu, memory) = (brought_up(cpu, change), brought_up(memory, change));
+                Seen { weight, cpu, memory, load: in_flight / slots, in_use: 0.0 }
             })
             .collect();
         self.sum_up(&mut seen, capacity);
