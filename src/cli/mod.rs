@@ -15,6 +15,7 @@ mod man;
 mod mock;
 mod output;
 mod quick;
+mod replay;
 mod run;
 mod screen;
 mod simulate;
@@ -57,6 +58,7 @@ enum Command {
     Ctl(ctl::CtlArgs),
     Top(top::TopArgs),
     Simulate(simulate::SimulateArgs),
+    Replay(replay::ReplayArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Ctl(args) => args.run(),
         Command::Top(args) => args.run(),
         Command::Simulate(args) => args.run(),
+        Command::Replay(args) => args.run(),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };

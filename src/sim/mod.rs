@@ -13,6 +13,7 @@ mod metrics;
 mod peers;
 pub mod plot;
 pub mod random;
+pub mod replay;
 pub mod report;
 pub mod roster;
 pub mod runner;

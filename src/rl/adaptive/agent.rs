@@ -85,8 +85,7 @@ pub struct Agent {
     /// Added to ε while few backends get all the work.
     pub(super) boost: Number,
     pub(super) diversity: Number,
-    pub(super) decisions: AtomicU64,
-    rotation: Rotation,
+    pub(super) written: Written,
     /// Median level of the pool, seconds; 0: nothing known.
     pub(super) median: Number,
     /// e₀: median error rate of the pool.
@@ -96,6 +95,14 @@ pub struct Agent {
     confidence: Number,
     pub(super) next_compile: Number,
     pub(super) loads: [f64; BINS],
+}
+
+/// What every decision writes, on cache lines of its own, so that it does not push out what every decision reads.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Written {
+    pub(super) decisions: AtomicU64,
+    rotation: Rotation,
 }
 
 /// What a decision must remember until its outcome: requests in flight before it, and when it was taken.
@@ -136,8 +143,7 @@ impl Agent {
             epsilon: Epsilon::new(settings.initial_epsilon, settings.epsilon_decay, settings.min_epsilon),
             boost: Number::default(),
             diversity: Number::new(1.0),
-            decisions: AtomicU64::new(0),
-            rotation: Rotation::default(),
+            written: Written::default(),
             median: Number::default(),
             pool_error: Number::new(ERROR_FLOOR),
             mean_length: Number::default(),
@@ -156,7 +162,7 @@ impl Agent {
         }
         self.compile_when_due(scratch, whole, now);
         let scan = self.scan(&mut scratch.candidates, now);
-        let decisions = self.decisions.fetch_add(1, Relaxed) + 1;
+        let decisions = self.written.decisions.fetch_add(1, Relaxed) + 1;
         if decisions.is_multiple_of(SAMPLE) {
             self.watch_diversity(scratch.candidates.len());
             self.confidence.approach(confidence(&scratch.candidates), 0.05);
@@ -168,7 +174,7 @@ impl Agent {
             None => self.choose(candidates, scan.best, epsilon, decisions as f64, rng),
         };
         let chosen = &candidates[index];
-        self.rotation.picked(chosen.slot);
+        self.written.rotation.picked(chosen.slot);
         let ticket = self.dispatched(chosen.slot, chosen.id, chosen.in_flight, now);
         Some(Decision { index, kind, propensity: propensity as f32, ticket })
     }
@@ -295,7 +301,7 @@ impl Agent {
         }
         let share = if self.settings.random_ties { 1.0 / ties } else { 1.0 };
         let allowed = u64::from(self.settings.rotation_after);
-        if allowed > 0 && self.rotation.run(candidates[found.0].slot) >= allowed {
+        if allowed > 0 && self.written.rotation.run(candidates[found.0].slot) >= allowed {
             let others = as_good().filter(|(index, _)| *index != found.0);
             if let Some((other, _)) = others.min_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost)) {
                 return (other, true, share);

@@ -57,7 +57,7 @@ impl Agent {
     pub fn save(&self) -> SavedAgent {
         SavedAgent {
             epsilon: self.epsilon.now(),
-            decisions: self.decisions.load(std::sync::atomic::Ordering::Relaxed),
+            decisions: self.written.decisions.load(std::sync::atomic::Ordering::Relaxed),
             mean_length: self.mean_length.get(),
         }
     }
@@ -84,7 +84,7 @@ impl Agent {
         if saved.epsilon.is_finite() && saved.epsilon >= 0.0 {
             self.epsilon.resume(saved.epsilon.min(1.0));
         }
-        self.decisions.store(saved.decisions, std::sync::atomic::Ordering::Relaxed);
+        self.written.decisions.store(saved.decisions, std::sync::atomic::Ordering::Relaxed);
         self.mean_length.set(if saved.mean_length.is_finite() { saved.mean_length.max(0.0) } else { 0.0 });
         self.next_compile.set(f64::NEG_INFINITY);
     }
