@@ -31,7 +31,7 @@ fn head(input: &[u8]) -> Option<http::request::Parts> {
 fuzz_target!(|input: &[u8]| {
     let Some(head) = head(input) else { return };
     let listener = Arc::new(ListenerPlan::new(([127, 0, 0, 1], 0).into()));
-    let Ok(framed) = framing::check(&head, &listener) else { return };
+    let Ok(framed) = framing::check(&head, &listener, b"") else { return };
     let downstream = Downstream::new([192, 0, 2, 1].into(), false, listener);
     let coded = head.headers.contains_key(header::TRANSFER_ENCODING);
     let has_body = coded || framed.content_length.is_some_and(|length| length > 0);

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How often the sweep looks: ten looks at the shortest default limit (2 s), and 50,000 idle connections cost about 1 %
 /// of a core.
-pub const TICK: Duration = Duration::from_millis(200);
+pub const TICK: Duration = Duration::from_millis(TICK_MILLIS);
+const TICK_MILLIS: u64 = 200;
 
 thread_local! {
     static SWEEP: Sweep = Sweep::new();
@@ -55,7 +56,7 @@ impl Deadline {
             return;
         }
         // The coarse clock may be one tick old: a deadline is never early.
-        let wait = (after + TICK).as_millis() as u64;
+        let wait = after.as_secs().saturating_mul(1_000).saturating_add(u64::from(after.subsec_millis()) + TICK_MILLIS);
         self.0.at.set(SWEEP.with(|sweep| sweep.coarse.get()).saturating_add(wait).max(1));
     }
 

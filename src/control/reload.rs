@@ -148,7 +148,7 @@ impl Control {
         }
         self.retire(&plan);
         if let Some(log) = access_log {
-            self.shared.access_log.store(Arc::new(log));
+            self.shared.replace_access_log(log);
         } else {
             self.shared.access_log.load().reopen();
         }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::proxy::Downstream;
 use crate::upstream::Stream;
@@ -17,6 +19,9 @@ use crate::upstream::Stream;
 /// Vectored writes up to this size are copied together: one plain send costs 2.4 % less CPU per request
 /// (docs/performance.md, item 6).
 const FLAT_LIMIT: usize = 4096;
+
+/// Most bytes taken from a client that sends ahead while it is answered.
+const AHEAD: usize = 1024;
 
 thread_local! {
     static FLAT: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(FLAT_LIMIT));
@@ -67,16 +72,48 @@ pub(super) struct Io {
     prefix: Bytes,
     activity: Rc<Activity>,
     downstream: Rc<Downstream>,
+    /// Look for the client's departure while it waits for an answer.
+    watching: bool,
 }
 
 impl Io {
     pub(super) fn new(stream: Stream, prefix: Bytes, activity: Rc<Activity>, downstream: Rc<Downstream>) -> Self {
-        Self { stream: TokioIo::new(stream), prefix, activity, downstream }
+        Self { stream: TokioIo::new(stream), prefix, activity, downstream, watching: false }
+    }
+
+    /// Makes the IO look for the client's departure, which hyper's HTTP/1.1 server then need not do.
+    pub(super) fn watching_for_departure(self) -> Self {
+        Self { watching: true, ..self }
+    }
+
+    /// While a request is answered: has the client ended its side? What it sends ahead instead (it pipelines) is kept for
+    /// hyper's next read; nothing more is read then.
+    #[inline]
+    fn check_departure(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.watching || !self.prefix.is_empty() || !self.downstream.only_answers() {
+            return Ok(());
+        }
+        let mut room = [MaybeUninit::uninit(); AHEAD];
+        let mut buf = ReadBuf::uninit(&mut room);
+        match Pin::new(self.stream.inner_mut()).poll_read(cx, &mut buf) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) if buf.filled().is_empty() => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Ready(Ok(())) => {
+                self.prefix = Bytes::copy_from_slice(buf.filled());
+                Ok(())
+            }
+        }
     }
 
     /// The connection, when hyper has given the IO back.
     pub(super) fn into_stream(self) -> Stream {
         self.stream.into_inner()
+    }
+
+    /// The connection, and what the client sent on it that hyper has not read.
+    pub(super) fn into_parts(self) -> (Stream, Bytes) {
+        (self.stream.into_inner(), self.prefix)
     }
 
     /// Writes the informational responses that were interjected; nothing else may be written before. They are dropped
@@ -144,7 +181,8 @@ impl Write for Io {
         // hyper flushes the socket only once its own buffer is empty.
         self.activity.dirty.set(false);
         ready!(self.poll_interjection(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        Poll::Ready(self.check_departure(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -34,10 +34,9 @@ impl RetryBudget {
         }
     }
 
-    /// Counts a request.
+    /// Counts a request, in the window that [`roll`](Self::roll) moved to last.
     #[inline]
-    pub fn earn(&self, now: Instant) {
-        self.roll(now);
+    pub fn earn(&self) {
         self.requests.fetch_add(1, Relaxed);
     }
 
@@ -55,8 +54,9 @@ impl RetryBudget {
         true
     }
 
-    /// Moves to the window of `now`. A race loses a few counts at a boundary, never more.
-    fn roll(&self, now: Instant) {
+    /// Moves to the window of `now`; to be called at least once a second, so that no request needs to. A race loses a few
+    /// counts at a boundary, never more.
+    pub fn roll(&self, now: Instant) {
         let window = now.saturating_duration_since(self.born).as_secs() / HALF_WINDOW_SECONDS;
         let seen = self.window.load(Relaxed);
         if window == seen || self.window.compare_exchange(seen, window, Relaxed, Relaxed).is_err() {
@@ -82,8 +82,9 @@ mod tests {
         let spent = (0..100).filter(|_| budget.spend(0.2, start)).count();
         assert_eq!(spent, 30, "3 a second over 10 s");
         let later = start + Duration::from_secs(60);
+        budget.roll(later);
         for _ in 0..1000 {
-            budget.earn(later);
+            budget.earn();
         }
         let spent = (0..1000).filter(|_| budget.spend(0.2, later)).count();
         assert_eq!(spent, 200);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use rand::RngExt;
 use rand::rngs::SmallRng;
 use smallvec::SmallVec;
 
@@ -20,7 +21,7 @@ use crate::config::WhenUnhealthy;
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// One pick in this many is timed for the decision histogram: two clock readings cost as much as a pick.
-const DECISION_SAMPLE: u64 = 16;
+const DECISION_SAMPLE: u32 = 16;
 
 /// What a request asks of a pool.
 #[derive(Debug)]
@@ -57,7 +58,8 @@ pub struct Lease {
     propensity: f32,
     candidates: usize,
     started: Instant,
-    first_byte: Option<Instant>,
+    /// From the pick to the response head.
+    first_byte: Option<Duration>,
     ending: Option<Ending>,
     status: u16,
     body_bytes: u64,
@@ -66,12 +68,11 @@ pub struct Lease {
 }
 
 impl Pool {
-    /// Picks a backend and counts the request there.
+    /// Picks a backend of the snapshot `live` and counts the request there.
     ///
     /// # Errors
     /// [`Unavailable`] says whether waiting in the queue can help.
-    pub fn lease(self: &Arc<Self>, ask: &Ask<'_>, rng: &mut SmallRng) -> Result<Lease, Unavailable> {
-        let live = self.live();
+    pub fn lease(self: &Arc<Self>, live: Arc<Live>, ask: &Ask<'_>, rng: &mut SmallRng) -> Result<Lease, Unavailable> {
         let set = &live.set;
         if set.ready.is_empty() || (set.fail_open && live.plan.when_unhealthy == WhenUnhealthy::Reject) {
             return Err(Unavailable::NoneHealthy);
@@ -136,10 +137,7 @@ impl Pool {
 
     #[inline]
     fn timed_pick(&self, live: &Live, cx: &mut PickContext<'_>) -> Option<Pick> {
-        // The low digits of the clock are as good as chance here, and free.
-        let digits = u64::from(cx.now.saturating_duration_since(self.born).subsec_nanos()) / 64;
-        let sampled = digits.is_multiple_of(DECISION_SAMPLE);
-        if !sampled {
+        if !cx.rng.random::<u32>().is_multiple_of(DECISION_SAMPLE) {
             return live.strategy.pick(cx);
         }
         let before = clock::now();
@@ -205,7 +203,7 @@ impl Lease {
     /// The response head arrived.
     #[inline]
     pub fn responded(&mut self, status: u16, streamed: bool, retry_after: Option<Duration>, now: Instant) {
-        self.first_byte = Some(now);
+        self.first_byte = Some(now.saturating_duration_since(self.started));
         self.status = status;
         self.streamed = streamed;
         self.retry_after = retry_after.map(|pause| pause.min(LONGEST_HOLD));
@@ -231,26 +229,38 @@ impl Lease {
 
     /// Time from the pick to the response head.
     pub fn first_byte_after(&self) -> Option<Duration> {
-        self.first_byte.map(|at| at.saturating_duration_since(self.started))
+        self.first_byte
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let now = clock::now();
+impl Lease {
+    /// Ends it at `now`, which the caller has read already. Dropping it does the same, with a reading of its own.
+    pub fn end(mut self, now: Instant) {
+        self.report(now);
+    }
+
+    /// Reports how it ended, once.
+    fn report(&mut self, now: Instant) {
+        if self.in_flight.is_none() {
+            return;
+        }
         let outcome = Outcome {
             ending: self.ending.unwrap_or(Ending::ClientGone),
-            first_byte: self.first_byte_after(),
+            first_byte: self.first_byte,
             total: now.saturating_duration_since(self.started),
             body_bytes: self.body_bytes,
             streamed: self.streamed,
             retry_after: self.retry_after,
         };
         self.backend.stats.attempt_ended(&outcome, now);
-        let current = self.pool.live.load();
-        let same = Arc::ptr_eq(&current.strategy, &self.live.strategy);
-        let ticket = self.ticket.filter(|_| same);
-        current.strategy.observe(&Observation { backend: &self.backend, ticket, outcome: &outcome, now });
+        if self.pool.is_present(&self.live) {
+            let observation = Observation { backend: &self.backend, ticket: self.ticket, outcome: &outcome, now };
+            self.live.strategy.observe(&observation);
+        } else {
+            // The strategy was changed meanwhile: the present one learns from it, but knows nothing of its ticket.
+            let observation = Observation { backend: &self.backend, ticket: None, outcome: &outcome, now };
+            self.pool.live.load().strategy.observe(&observation);
+        }
         // The strategy has seen its request still counted; whoever is woken below must find the place free.
         self.in_flight = None;
         if let Some(pause) = self.retry_after.filter(|pause| !pause.is_zero()) {
@@ -262,6 +272,14 @@ impl Drop for Lease {
             self.pool.traffic(&self.backend, &outcome, now);
         }
         self.pool.queue.released();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.in_flight.is_some() {
+            self.report(clock::now());
+        }
     }
 }
 

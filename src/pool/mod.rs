@@ -19,7 +19,7 @@ pub use sticky::{Pin, Session, Settled, Sticky};
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -128,6 +128,8 @@ pub struct Pool {
     /// Counters.
     pub stats: PoolStats,
     live: ArcSwap<Live>,
+    /// The generation of `live`'s set: tells a lease cheaply whether its snapshot is still the present one.
+    generation: AtomicU64,
     queue: Queue,
     writer: Mutex<Writer>,
     /// Told of every publication and pause, for the one task that follows them (the checker).
@@ -176,6 +178,7 @@ impl Pool {
             budget: RetryBudget::new(now),
             born: now,
             held_until: AtomicU64::new(0),
+            generation: AtomicU64::new(set.generation),
             live: ArcSwap::from_pointee(Live { sticky: affinity(&plan, None), plan, set, strategy }),
             writer: Mutex::new(writer),
         })
@@ -185,6 +188,12 @@ impl Pool {
     #[inline]
     pub fn live(&self) -> Arc<Live> {
         self.live.load_full()
+    }
+
+    /// Whether a strategy that learns in `live` still does: nearly always, told without loading the snapshot.
+    #[inline]
+    fn is_present(&self, live: &Live) -> bool {
+        self.generation.load(Acquire) == live.set.generation || Arc::ptr_eq(&self.live.load().strategy, &live.strategy)
     }
 
     /// The plan in force.
@@ -237,7 +246,7 @@ impl Pool {
         writer.leaving.extend(built.left.iter().cloned());
         let set = Arc::new(BackendSet::publish(writer.take_generation(), built.members, &plan));
         let sticky = affinity(&plan, live.sticky.as_ref());
-        self.live.store(Arc::new(Live { plan, set, strategy, sticky }));
+        self.publish(Live { plan, set, strategy, sticky });
         drop(writer);
         self.publications.notify_one();
         self.queue.wake_all();
@@ -262,6 +271,7 @@ impl Pool {
 
     /// Time passed: ejections may be over, and backends that left may be empty. Call it a few times a second.
     pub fn tick(&self, now: Instant) {
+        self.budget.roll(now);
         let set = self.set();
         for backend in &set.members {
             if let Some(change) = backend.tick(now) {
@@ -299,15 +309,22 @@ impl Pool {
         let mut writer = self.lock();
         let live = self.live.load_full();
         let set = BackendSet::publish(writer.take_generation(), live.set.members.clone(), &live.plan);
-        self.live.store(Arc::new(Live {
+        self.publish(Live {
             plan: Arc::clone(&live.plan),
             set: Arc::new(set),
             strategy: Arc::clone(&live.strategy),
             sticky: live.sticky.clone(),
-        }));
+        });
         drop(writer);
         self.publications.notify_one();
         self.queue.wake_all();
+    }
+
+    /// Puts a snapshot in force; the caller holds the writer's lock.
+    fn publish(&self, live: Live) {
+        let generation = live.set.generation;
+        self.live.store(Arc::new(live));
+        self.generation.store(generation, Release);
     }
 
     /// The cap of contract `outlier.max_ejected`: floor, but at least 1 of 2 or more.

@@ -16,9 +16,9 @@ use hyper::body::Incoming;
 use super::access_log::End;
 use super::headers;
 use super::story::Story;
+use super::{Downstream, Upload};
 use crate::backend::Ending;
 use crate::clock::{self, Deadline};
-use crate::pool::Lease;
 use crate::upstream::Fault;
 use crate::upstream::http1::ResponseBody;
 use crate::upstream::http2::{self, OutBody, StreamPermit};
@@ -42,15 +42,17 @@ pub struct RequestBody<B> {
     most_kept: usize,
     /// Something that was sent is forgotten: no other try can follow.
     forgotten: bool,
+    /// Until the client's last byte was read.
+    upload: Option<Upload>,
 }
 
 impl<B> RequestBody<B> {
-    /// `inner`, counted in `received`, limited to `limit` bytes (0: none).
-    pub(super) fn new(inner: B, received: Rc<Cell<u64>>, limit: u64) -> Self {
+    /// `inner`, counted in `received`, limited as the listener of `downstream` says.
+    pub(super) fn new(inner: B, received: Rc<Cell<u64>>, downstream: &Rc<Downstream>) -> Self {
         Self {
             inner,
             received,
-            limit,
+            limit: downstream.listener.max_body,
             pieces: VecDeque::new(),
             next: 0,
             trailers: None,
@@ -58,6 +60,7 @@ impl<B> RequestBody<B> {
             pieces_bytes: 0,
             most_kept: 0,
             forgotten: false,
+            upload: Some(Upload::begin(downstream)),
         }
     }
 
@@ -139,7 +142,11 @@ where
 
     /// The next frame of the client's, counted and limited.
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if frame.is_none() || self.inner.is_end_stream() {
+            self.upload = None;
+        }
+        let Some(frame) = frame else { return Poll::Ready(None) };
         let mut frame = frame.map_err(|error| Fault::of_client_body(&error))?;
         if let Some(trailers) = frame.trailers_mut() {
             headers::strip_trailers(trailers);
@@ -206,10 +213,11 @@ where
 #[derive(Debug)]
 pub struct ProxyBody<B> {
     inner: Inner<B>,
-    /// Told and reported when the body ends or is dropped.
-    tracked: Option<Tracked>,
-    /// What it broke with: told to hyper one poll late, see [`broken`](Self::broken).
-    fault: Option<Fault>,
+    /// Told when the body ends or is dropped, with the lease of a backend's response.
+    story: Option<Box<Story>>,
+    /// What it broke with: told to hyper one poll late, see [`broken`](Self::broken). Boxed like all else here: hyper
+    /// moves a response many times.
+    fault: Option<Box<Fault>>,
 }
 
 /// Where the bytes of a response come from.
@@ -220,15 +228,7 @@ pub(super) enum Inner<B> {
     /// A backend's, over HTTP/1.1.
     Http1(ResponseBody<RequestBody<B>>),
     /// A backend's, over HTTP/2.
-    Http2(Http2Body),
-}
-
-/// What goes with a backend's response to its last byte. The lease ends before the story is told.
-#[derive(Debug)]
-struct Tracked {
-    lease: Option<Lease>,
-    story: Box<Story>,
-    ended: bool,
+    Http2(Box<Http2Body>),
 }
 
 impl<B> ProxyBody<B>
@@ -238,17 +238,17 @@ where
 {
     /// An answer of ours.
     pub(super) fn fixed(body: Bytes, story: Box<Story>) -> Self {
-        Self { inner: Inner::Fixed(body), tracked: Some(Tracked { lease: None, story, ended: false }), fault: None }
+        Self { inner: Inner::Fixed(body), story: Some(story), fault: None }
     }
 
     /// Nothing: a 101, whose story the tunnel tells.
     pub(super) fn empty() -> Self {
-        Self { inner: Inner::Fixed(Bytes::new()), tracked: None, fault: None }
+        Self { inner: Inner::Fixed(Bytes::new()), story: None, fault: None }
     }
 
-    /// A backend's answer.
-    pub(super) fn upstream(inner: Inner<B>, lease: Lease, story: Box<Story>) -> Self {
-        let mut this = Self { inner, tracked: Some(Tracked { lease: Some(lease), story, ended: false }), fault: None };
+    /// A backend's answer, whose lease the story holds.
+    pub(super) fn upstream(inner: Inner<B>, story: Box<Story>) -> Self {
+        let mut this = Self { inner, story: Some(story), fault: None };
         if this.is_done() {
             this.ended_well();
         }
@@ -265,53 +265,50 @@ where
 
     /// The whole response is there: the lease ends now, its connection is free for the next request.
     fn ended_well(&mut self) {
-        let Some(tracked) = &mut self.tracked else { return };
-        if std::mem::replace(&mut tracked.ended, true) {
+        let Some(story) = &mut self.story else { return };
+        if std::mem::replace(&mut story.settled, true) {
             return;
         }
-        if let Some(lease) = &mut tracked.lease {
-            if let Inner::Http1(body) = &mut self.inner
-                && let Some(connection) = body.take_connection()
-            {
+        let mut with_head = false;
+        if let (Inner::Http1(body), Some(lease)) = (&mut self.inner, &story.lease) {
+            with_head = body.came_with_head();
+            if let Some(connection) = body.take_connection() {
                 let limit = lease.live().plan.timeouts.upstream_idle;
-                tracked.story.keep(lease.backend().id.0, connection, limit);
+                story.keep(lease.backend().id.0, connection, limit);
             }
-            lease.completed();
-            tracked.story.end = End::Ok;
         }
-        tracked.lease = None;
+        story.served(with_head);
     }
 
     /// The response breaks. hyper drops a connection whose body fails together with all that it has not yet written, the
     /// head included: so it gets one turn to write what it has, and learns of the fault at the next.
     fn broken(&mut self, fault: Fault, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.ended_badly(&fault);
-        self.fault = Some(fault);
+        self.fault = Some(Box::new(fault));
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
     fn ended_badly(&mut self, fault: &Fault) {
-        let Some(tracked) = &mut self.tracked else { return };
-        tracked.ended = true;
-        if let Some(lease) = &mut tracked.lease {
+        let Some(story) = &mut self.story else { return };
+        story.settled = true;
+        if let Some(mut lease) = story.lease.take() {
             if fault.is_timeout() {
                 lease.failed(Ending::TimedOut);
-                tracked.story.end = End::BackendTimeout;
+                story.end = End::BackendTimeout;
             } else if !fault.blames_client() {
                 lease.failed(Ending::Reset);
-                tracked.story.end = End::BackendReset;
+                story.end = End::BackendReset;
             }
             if !fault.blames_client() {
                 tracing::warn!(
                     pool = %lease.pool().name,
                     backend = %lease.backend().name,
-                    request_id = tracked.story.request_id.to_str().unwrap_or_default(),
+                    request_id = story.request_id.to_str().unwrap_or_default(),
                     "response broken off: {fault}"
                 );
             }
         }
-        tracked.lease = None;
     }
 }
 
@@ -326,7 +323,7 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
         if let Some(fault) = this.fault.take() {
-            return Poll::Ready(Some(Err(fault)));
+            return Poll::Ready(Some(Err(*fault)));
         }
         let polled = match &mut this.inner {
             Inner::Fixed(body) => {
@@ -334,8 +331,8 @@ where
                 if data.is_empty() {
                     return Poll::Ready(None);
                 }
-                if let Some(tracked) = &mut this.tracked {
-                    tracked.story.bytes_out += data.len() as u64;
+                if let Some(story) = &mut this.story {
+                    story.bytes_out += data.len() as u64;
                 }
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
@@ -343,8 +340,8 @@ where
             Inner::Http2(body) => body.poll_frame(cx),
         };
         let Poll::Ready(polled) = polled else {
-            if let Some(tracked) = &this.tracked {
-                tracked.story.downstream.works.set(true);
+            if let Some(story) = &this.story {
+                story.downstream.works.set(true);
             }
             return Poll::Pending;
         };
@@ -353,9 +350,9 @@ where
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_trailers(trailers);
                 }
-                if let (Some(tracked), Some(data)) = (&mut this.tracked, frame.data_ref()) {
-                    tracked.story.bytes_out += data.len() as u64;
-                    if let Some(lease) = &mut tracked.lease {
+                if let (Some(story), Some(data)) = (&mut this.story, frame.data_ref()) {
+                    story.bytes_out += data.len() as u64;
+                    if let Some(lease) = &mut story.lease {
                         lease.received(data.len());
                     }
                 }

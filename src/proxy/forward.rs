@@ -114,7 +114,7 @@ impl Proxy {
 
     /// An idle connection. Before a request that must not be sent twice the kernel is asked whether it is still open.
     #[inline]
-    fn idle_connection(&self, lease: &Lease, idempotent: bool) -> Option<Connection> {
+    fn idle_connection(&self, lease: &Lease, idempotent: bool) -> Option<Box<Connection>> {
         loop {
             let mut connection = self.idle.take(lease.backend().id.0)?;
             if idempotent || connection.is_quiet_in_kernel() {
@@ -128,7 +128,7 @@ impl Proxy {
         &self,
         order: &Order<'_>,
         lease: &Lease,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         body: Option<RequestBody<B>>,
         story: &Story,
     ) -> Exchange<RequestBody<B>>
@@ -187,7 +187,7 @@ impl Proxy {
                             let kind = head.headers.get(http::header::CONTENT_TYPE);
                             let streamed = kind.is_some_and(|kind| is_event_stream(kind.as_bytes()));
                             let (status, headers) = (head.status, head.headers);
-                            let body = Inner::Http2(body);
+                            let body = Inner::Http2(Box::new(body));
                             return Ok(Answer { status, headers, streamed, upgrade: None, body });
                         }
                         Err(error) => error,
@@ -224,7 +224,7 @@ fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbou
     Outbound {
         head: &story.head,
         downstream: order.downstream,
-        host: &story.host,
+        host: story.host.as_bytes(),
         request_id: &story.request_id,
         framing: order.framing,
         asks: order.asks,

@@ -18,6 +18,8 @@ pub struct Framed {
     pub upgrade: bool,
     /// It names fields in `Connection`.
     pub connection: bool,
+    /// Its `Host` is the one the caller knew.
+    pub known_host: bool,
 }
 
 /// The fields that framing depends on, found in one walk over the head: a look-up by name costs a hash each.
@@ -79,11 +81,11 @@ fn hops_left(headers: &HeaderMap) -> Option<u64> {
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
-/// Checks a request head.
+/// Checks a request head. `known_host`: a `Host` that was found valid before, on the same connection; may be empty.
 ///
 /// # Errors
 /// The refusal to answer with.
-pub fn check(head: &Parts, limits: &ListenerPlan) -> Result<Framed, Refusal> {
+pub fn check(head: &Parts, limits: &ListenerPlan, known_host: &[u8]) -> Result<Framed, Refusal> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Refusal::MethodNotAllowed);
     }
@@ -92,7 +94,8 @@ pub fn check(head: &Parts, limits: &ListenerPlan) -> Result<Framed, Refusal> {
     if head.headers.len() > limits.max_headers || fields.bytes > limits.max_header_bytes {
         return Err(Refusal::HeadTooLarge);
     }
-    hosts(head, &fields)?;
+    let known_host = fields.host.is_some_and(|host| *host == *known_host);
+    hosts(head, &fields, known_host)?;
     let content_length = content_length(&fields)?;
     if fields.codings > 0 {
         transfer_encoding(head, &fields, content_length)?;
@@ -105,7 +108,7 @@ pub fn check(head: &Parts, limits: &ListenerPlan) -> Result<Framed, Refusal> {
     if head.method == Method::OPTIONS && hops_left(&head.headers) == Some(0) {
         return Err(Refusal::LastHop);
     }
-    Ok(Framed { content_length, expect_continue, upgrade: fields.upgrade, connection: fields.connection })
+    Ok(Framed { content_length, expect_continue, upgrade: fields.upgrade, connection: fields.connection, known_host })
 }
 
 fn target(head: &Parts, limits: &ListenerPlan) -> Result<(), Refusal> {
@@ -128,7 +131,7 @@ fn target(head: &Parts, limits: &ListenerPlan) -> Result<(), Refusal> {
 }
 
 /// RFC 9112 section 3.2: one valid `Host`, in HTTP/1.1 always; in HTTP/2 none that disagrees with `:authority`.
-fn hosts(head: &Parts, fields: &Fields<'_>) -> Result<(), Refusal> {
+fn hosts(head: &Parts, fields: &Fields<'_>, is_known: bool) -> Result<(), Refusal> {
     let Some(host) = fields.host else {
         return match head.version {
             Version::HTTP_11 => Err(Refusal::Malformed("Host is missing")),
@@ -139,7 +142,7 @@ fn hosts(head: &Parts, fields: &Fields<'_>) -> Result<(), Refusal> {
     if fields.hosts > 1 {
         return Err(Refusal::Malformed("more than one Host"));
     }
-    if !is_host(host.as_bytes()) {
+    if !is_known && !is_host(host.as_bytes()) {
         return Err(Refusal::Malformed("Host is not valid"));
     }
     let disagrees =
@@ -231,7 +234,7 @@ mod tests {
     fn refusal(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Option<u16> {
         let limits = ListenerPlan::new(([127, 0, 0, 1], 0).into());
         let (head, ()) = build(Request::builder()).body(()).unwrap().into_parts();
-        check(&head, &limits).err().map(|refusal| refusal.status().as_u16())
+        check(&head, &limits, b"").err().map(|refusal| refusal.status().as_u16())
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
@@ -134,7 +133,7 @@ impl Outbound<'_> {
         }
         self.write_forwarded(out);
         write_field(out, X_REQUEST_ID.as_str(), self.request_id.as_bytes());
-        write_field(out, "via", via(head.version).as_bytes());
+        out.extend_from_slice(via(head.version).0.as_bytes());
         if self.asks.expect_continue {
             write_field(out, "expect", b"100-continue");
         }
@@ -186,7 +185,7 @@ impl Outbound<'_> {
             }
         }
         headers.insert(X_REQUEST_ID.clone(), self.request_id.clone());
-        headers.append(header::VIA, HeaderValue::from_static(via(head.version)));
+        headers.append(header::VIA, HeaderValue::from_static(via(head.version).1));
         if let BodyFraming::Length(length) = self.framing {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
@@ -249,12 +248,12 @@ pub(super) fn forwarded(peer: &str, secure: bool) -> Vec<u8> {
     format!("{FORWARDED_FOR}: {peer}\r\n{FORWARDED_PROTO}: {proto}\r\n").into_bytes()
 }
 
-/// Our entry in `Via`, by the version the request came with.
-fn via(version: Version) -> &'static str {
+/// Our line of `Via`, and its value, by the version the request came with.
+fn via(version: Version) -> (&'static str, &'static str) {
     match version {
-        Version::HTTP_10 => "1.0 evenkeel",
-        Version::HTTP_2 => "2.0 evenkeel",
-        _ => "1.1 evenkeel",
+        Version::HTTP_10 => ("via: 1.0 evenkeel\r\n", "1.0 evenkeel"),
+        Version::HTTP_2 => ("via: 2.0 evenkeel\r\n", "2.0 evenkeel"),
+        _ => ("via: 1.1 evenkeel\r\n", "1.1 evenkeel"),
     }
 }
 
@@ -270,11 +269,14 @@ fn write_cookie_crumbs(out: &mut Vec<u8>, headers: &HeaderMap) {
 }
 
 /// The host a request is for: the target's authority before the `Host` field (RFC 9112 section 3.2.2).
-pub fn host(head: &Parts) -> Bytes {
+pub fn host(head: &Parts) -> HeaderValue {
     match (head.uri.authority(), head.headers.get(header::HOST)) {
-        (Some(authority), _) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
-        (None, Some(host)) => Bytes::copy_from_slice(host.as_bytes()),
-        (None, None) => Bytes::new(),
+        // INVARIANT: every byte of an authority may stand in a header value.
+        (Some(authority), _) => {
+            HeaderValue::from_str(authority.as_str()).unwrap_or_else(|_| HeaderValue::from_static(""))
+        }
+        (None, Some(host)) => host.clone(),
+        (None, None) => HeaderValue::from_static(""),
     }
 }
 
@@ -357,7 +359,7 @@ mod tests {
         let outbound = Outbound {
             head,
             downstream,
-            host: &host,
+            host: host.as_bytes(),
             request_id: &id,
             framing: BodyFraming::None,
             asks: Asks::default(),

@@ -24,10 +24,13 @@ pub use upgrade::Tunnel;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -42,8 +45,10 @@ use access_log::AccessLog;
 pub struct Shared {
     /// Routes and pools.
     pub routing: ArcSwap<Routing>,
-    /// The access log.
+    /// The access log. Replaced by [`replace_access_log`](Self::replace_access_log).
     pub access_log: ArcSwap<AccessLog>,
+    /// Whether it is on: most of the time it is not, and a look at the log itself costs 50 instructions.
+    logs_access: AtomicBool,
     /// Requests that no route matched or that were refused before routing, by class 4xx and 5xx.
     pub refused: [AtomicU64; 2],
 }
@@ -53,9 +58,17 @@ impl Shared {
     pub fn new(routing: Routing, access_log: AccessLog) -> Arc<Self> {
         Arc::new(Self {
             routing: ArcSwap::from_pointee(routing),
+            logs_access: AtomicBool::new(access_log.is_on()),
             access_log: ArcSwap::from_pointee(access_log),
             refused: Default::default(),
         })
+    }
+
+    /// Puts another access log in force.
+    pub fn replace_access_log(&self, log: AccessLog) {
+        let is_on = log.is_on();
+        self.access_log.store(Arc::new(log));
+        self.logs_access.store(is_on, Relaxed);
     }
 }
 
@@ -115,6 +128,9 @@ pub struct Downstream {
     pub peer_text: String,
     /// Its forwarded fields in wire form, where `peer` is not trusted.
     forwarded: Vec<u8>,
+    /// The last valid `Host`: most connections say one again and again. A copy: a slice of a request's head would hold
+    /// the head's buffer.
+    host: RefCell<Option<HeaderValue>>,
     /// Whether `peer` is one of the listener's trusted proxies.
     pub trusted: bool,
     /// Whether the connection is encrypted.
@@ -123,6 +139,8 @@ pub struct Downstream {
     pub listener: Arc<ListenerPlan>,
     /// Requests being served on it now.
     pub busy: Cell<u32>,
+    /// Request bodies that are not yet read to their end: hyper reads the socket itself then.
+    uploads: Cell<u32>,
     /// Requests that have ended on it.
     pub ended: Cell<u64>,
     /// A request that was just polled waits for us or its backend, not for the client; set by whoever waits.
@@ -143,15 +161,24 @@ impl Downstream {
             peer,
             forwarded: headers::forwarded(&peer_text, secure),
             peer_text,
+            host: RefCell::new(None),
             trusted,
             secure,
             listener,
             busy: Cell::new(0),
+            uploads: Cell::new(0),
             ended: Cell::new(0),
             works: Cell::new(false),
             tunnel: RefCell::new(None),
             interjection: RefCell::default(),
         }
+    }
+
+    /// Whether a request is being served whose every byte was read: should the client leave now, nothing but a look at its
+    /// socket would tell.
+    #[inline]
+    pub fn only_answers(&self) -> bool {
+        self.busy.get() > 0 && self.uploads.get() == 0
     }
 
     /// Lets an informational response in before the final one: hyper's server cannot send it (it answers a service's
@@ -169,5 +196,22 @@ impl Downstream {
     /// What is to be written; the writer removes what was sent.
     pub fn interjection(&self) -> RefMut<'_, Vec<u8>> {
         self.interjection.borrow_mut()
+    }
+}
+
+/// A request body that is being read.
+#[derive(Debug)]
+struct Upload(Rc<Downstream>);
+
+impl Upload {
+    fn begin(downstream: &Rc<Downstream>) -> Self {
+        downstream.uploads.set(downstream.uploads.get() + 1);
+        Self(Rc::clone(downstream))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.uploads.set(self.0.uploads.get().saturating_sub(1));
     }
 }

@@ -19,7 +19,7 @@ use super::story::Story;
 use super::{Downstream, Proxy, Refusal, Tunnel, affinity, headers, retry, upgrade};
 use crate::backend::{BackendId, Ending, stable_hash};
 use crate::clock;
-use crate::pool::{Ask, Lease, Pool, Priority, RetryReason, Unavailable};
+use crate::pool::{Ask, Lease, Live, Pool, Priority, RetryReason, Unavailable};
 use crate::upstream::http1::Asks;
 use crate::upstream::{Fault, UpstreamError};
 
@@ -41,13 +41,23 @@ impl Proxy {
         let client = headers::client_address(&head.headers, &downstream);
         let request_id = headers::request_id(&head.headers, downstream.trusted, &mut *self.rng.borrow_mut());
         let mut story = Story::begin(head, request_id, client, now, Rc::clone(&self), Rc::clone(&downstream));
-        let framed = match framing::check(&story.head, &downstream.listener) {
+        let checked = framing::check(
+            &story.head,
+            &downstream.listener,
+            downstream.host.borrow().as_ref().map_or(b"", HeaderValue::as_bytes),
+        );
+        let framed = match checked {
             Ok(framed) => framed,
             Err(refusal) => return refuse(refusal, story),
         };
+        if !framed.known_host
+            && let Some(host) = story.head.headers.get(header::HOST)
+        {
+            *downstream.host.borrow_mut() = HeaderValue::from_bytes(host.as_bytes()).ok();
+        }
         framing::one_hop_less(&mut story.head);
         let has_body = !body.is_end_stream();
-        let mut body = has_body.then(|| RequestBody::new(body, story.count_body(), downstream.listener.max_body));
+        let mut body = has_body.then(|| RequestBody::new(body, story.count_body(), &downstream));
         match self.route(&story, &mut body).await {
             Ok(pool) => self.forward(pool, &downstream, framed, body, story).await,
             Err(refusal) => refuse(refusal, story),
@@ -63,7 +73,7 @@ impl Proxy {
         let path = story.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::path);
         let find = |model: Model<'_>| {
             let routing = self.shared.routing.load();
-            match routing.find(&story.host, path, &story.head.headers, model) {
+            match routing.find(story.host.as_bytes(), path, &story.head.headers, model) {
                 Found::Pool(pool) => Ok(Arc::clone(pool)),
                 Found::NeedsModel(most) => Err(Some(most)),
                 Found::Nothing => Err(None),
@@ -100,7 +110,8 @@ impl Proxy {
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
     {
-        let plan = pool.plan();
+        let first = pool.live();
+        let plan = &first.plan;
         let has_body = body.is_some();
         let may_repeat = retry::is_idempotent(&story.head.method) || plan.retry.non_idempotent;
         let most_kept = if may_repeat && plan.retry.attempts > 1 { plan.retry.max_replay } else { 0 };
@@ -117,11 +128,12 @@ impl Proxy {
             connection_field: framed.connection,
             total: (!plan.timeouts.total.is_zero()).then(|| story.arrived + plan.timeouts.total),
         };
-        pool.budget.earn(story.arrived);
+        pool.budget.earn();
         story.pool = Some(Arc::clone(&pool));
         let mut tried = Tried::new();
         loop {
-            let mut lease = match self.lease(&pool, &tried, &mut story).await {
+            let live = if tried.is_empty() { Arc::clone(&first) } else { pool.live() };
+            let mut lease = match self.lease(&pool, live, &tried, &mut story).await {
                 Ok(lease) => lease,
                 Err(refusal) => return refuse(refusal, story),
             };
@@ -165,10 +177,15 @@ impl Proxy {
     }
 
     /// A backend for the next attempt; waits in the queue when all are busy.
-    async fn lease(&self, pool: &Arc<Pool>, tried: &[BackendId], story: &mut Story) -> Result<Lease, Refusal> {
+    async fn lease(
+        &self,
+        pool: &Arc<Pool>,
+        live: Arc<Live>,
+        tried: &[BackendId],
+        story: &mut Story,
+    ) -> Result<Lease, Refusal> {
         let now = if tried.is_empty() { story.arrived } else { clock::now() };
         let key = Some(address_key(story.client));
-        let live = pool.live();
         if tried.is_empty() {
             let sticky = live.sticky.as_ref();
             story.session = sticky.map(|sticky| affinity::session(sticky, &story.head.headers, story.client));
@@ -177,7 +194,7 @@ impl Proxy {
         let session = story.session.as_ref().filter(|_| tried.is_empty());
         let pinned = session.and_then(|session| session.backend(&live.set, now));
         let mut ask = Ask { key, tried, pinned, queued: false, now };
-        match pool.lease(&ask, &mut self.rng.borrow_mut()) {
+        match pool.lease(Arc::clone(&live), &ask, &mut self.rng.borrow_mut()) {
             Ok(lease) => return Ok(lease),
             Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
             Err(Unavailable::Busy) => {}
@@ -196,7 +213,7 @@ impl Proxy {
                 return Err(Refusal::QueueTimeout(pool.retry_after()));
             }
             ask.now = clock::now();
-            match pool.lease(&ask, &mut self.rng.borrow_mut()) {
+            match pool.lease(pool.live(), &ask, &mut self.rng.borrow_mut()) {
                 Ok(lease) => {
                     story.queue = waiting.served(ask.now);
                     return Ok(lease);
@@ -253,14 +270,19 @@ where
             *downstream.tunnel.borrow_mut() = tunnel;
             response.map(|()| ProxyBody::empty())
         }
-        (_, body) => response.map(|()| ProxyBody::upstream(body, lease, story)),
+        (_, body) => {
+            story.lease = Some(lease);
+            response.map(|()| ProxyBody::upstream(body, story))
+        }
     }
 }
 
 /// Tells the lease what the head says.
 fn note_response<B>(lease: &mut Lease, answer: &Answer<B>, story: &mut Story) {
     let pause = retry_after(answer.status, &answer.headers);
-    lease.responded(answer.status.as_u16(), answer.streamed, pause, clock::now());
+    let now = clock::now();
+    lease.responded(answer.status.as_u16(), answer.streamed, pause, now);
+    story.head_at = Some(now);
     story.first_byte = lease.first_byte_after();
 }
 

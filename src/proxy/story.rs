@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::header;
 use http::request::Parts;
 use http::{HeaderValue, Version};
@@ -27,7 +26,7 @@ pub(super) struct Story {
     /// The client's head: told in the log, and sent upstream.
     pub(super) head: Parts,
     /// The host it is for.
-    pub(super) host: Bytes,
+    pub(super) host: HeaderValue,
     pub(super) request_id: HeaderValue,
     pub(super) client: IpAddr,
     pub(super) arrived: Instant,
@@ -43,6 +42,14 @@ pub(super) struct Story {
     pub(super) queue: Duration,
     pub(super) connect: Option<Duration>,
     pub(super) first_byte: Option<Duration>,
+    /// The attempt whose response is being sent; ends before the story is told.
+    pub(super) lease: Option<Lease>,
+    /// The lease has ended, or there was none.
+    pub(super) settled: bool,
+    /// When the last attempt's response head was read.
+    pub(super) head_at: Option<Instant>,
+    /// When the response was whole.
+    ended_at: Option<Instant>,
     pub(super) retry: Option<RetryReason>,
     pub(super) sticky: Sticky,
     /// The session it belongs to, where the pool has sessions.
@@ -83,6 +90,10 @@ impl Story {
             queue: Duration::ZERO,
             connect: None,
             first_byte: None,
+            lease: None,
+            settled: false,
+            head_at: None,
+            ended_at: None,
             retry: None,
             sticky: Sticky::None,
             session: None,
@@ -106,8 +117,19 @@ impl Story {
         self.strategy = Some(lease.live().plan.strategy.kind.name());
     }
 
+    /// The whole response is there: the lease ends now. `with_head`: the last of it was read together with the head, so
+    /// that moment need not be read from the clock again.
+    pub(super) fn served(&mut self, with_head: bool) {
+        let Some(mut lease) = self.lease.take() else { return };
+        let now = self.head_at.filter(|_| with_head).unwrap_or_else(clock::now);
+        self.end = End::Ok;
+        self.ended_at = Some(now);
+        lease.completed();
+        lease.end(now);
+    }
+
     /// A connection is free again.
-    pub(super) fn keep(&self, backend: u64, connection: Connection, limit: Duration) {
+    pub(super) fn keep(&self, backend: u64, connection: Box<Connection>, limit: Duration) {
         self.proxy.idle.put(backend, connection, limit);
     }
 
@@ -141,7 +163,7 @@ impl Story {
             request_id: self.request_id.to_str().unwrap_or_default(),
             client: self.client,
             method: self.head.method.as_str(),
-            host: &self.host,
+            host: self.host.as_bytes(),
             path: path.as_bytes(),
             protocol: protocol_name(self.head.version),
             status: self.status,
@@ -169,11 +191,11 @@ impl Story {
 
 impl Drop for Story {
     fn drop(&mut self) {
-        let total = clock::now().saturating_duration_since(self.arrived);
+        self.lease = None;
+        let total = self.ended_at.unwrap_or_else(clock::now).saturating_duration_since(self.arrived);
         self.count(total);
-        let log = self.proxy.shared.access_log.load();
-        if log.is_on() {
-            self.log(&log, total);
+        if self.proxy.shared.logs_access.load(Relaxed) {
+            self.log(&self.proxy.shared.access_log.load(), total);
         }
         self.downstream.busy.set(self.downstream.busy.get().saturating_sub(1));
         self.downstream.ended.set(self.downstream.ended.get() + 1);

@@ -26,7 +26,7 @@ struct List {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     /// Coarse milliseconds.
     since: u64,
 }
@@ -34,7 +34,7 @@ struct Idle {
 impl IdleConnections {
     /// The most recently used idle connection to `backend` that is still open.
     #[inline]
-    pub fn take(&self, backend: u64) -> Option<Connection> {
+    pub fn take(&self, backend: u64) -> Option<Box<Connection>> {
         let mut lists = self.lists.borrow_mut();
         let list = lists.get_mut(&backend)?;
         let now = coarse_millis();
@@ -49,7 +49,7 @@ impl IdleConnections {
 
     /// Keeps `connection` for at most `limit`.
     #[inline]
-    pub fn put(&self, backend: u64, connection: Connection, limit: Duration) {
+    pub fn put(&self, backend: u64, connection: Box<Connection>, limit: Duration) {
         let mut lists = self.lists.borrow_mut();
         let list = lists.entry(backend).or_default();
         list.limit_ms = limit.as_millis() as u64;

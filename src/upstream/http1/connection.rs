@@ -40,10 +40,11 @@ pub struct Upgraded {
 }
 
 impl Connection {
-    /// A fresh connection, counted in `open` until it is dropped.
-    pub fn new(stream: Stream, open: &Arc<AtomicU64>) -> Self {
+    /// A fresh connection, counted in `open` until it is dropped. Boxed: every request moves it from the idle ones into
+    /// its exchange and back.
+    pub fn new(stream: Stream, open: &Arc<AtomicU64>) -> Box<Self> {
         let counted = Counted::new(open);
-        Self { stream, read: BytesMut::new(), write: Vec::with_capacity(1024), reused: false, counted }
+        Box::new(Self { stream, read: BytesMut::new(), write: Vec::with_capacity(1024), reused: false, counted })
     }
 
     /// The stream and what was already read of it.

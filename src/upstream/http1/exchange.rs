@@ -69,7 +69,7 @@ enum Wait {
 /// A request on its way.
 #[derive(Debug)]
 pub struct Exchange<B> {
-    connection: Connection,
+    connection: Box<Connection>,
     body: Option<B>,
     /// The body once it was read, for another try.
     spent: Option<B>,
@@ -93,6 +93,12 @@ pub struct Exchange<B> {
     method: Method,
     informational: u32,
     length_left: u64,
+    /// How the response's body is read.
+    decoder: Decoder,
+    /// The backend lets the connection carry another request.
+    keep_alive: bool,
+    /// Bytes of the response were read after those that brought its head.
+    read_on: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +125,7 @@ where
 {
     /// A request whose head stands in the connection's head buffer.
     pub fn new(
-        connection: Connection,
+        connection: Box<Connection>,
         method: Method,
         body: Option<B>,
         framing: BodyFraming,
@@ -145,6 +151,9 @@ where
             method,
             informational: 0,
             length_left,
+            decoder: Decoder::Done,
+            keep_alive: false,
+            read_on: false,
         }
     }
 
@@ -454,8 +463,6 @@ where
 pub struct ResponseBody<B> {
     /// Boxed: it is large, and a response body is moved many times on its way into hyper.
     exchange: Option<Box<Exchange<B>>>,
-    decoder: Decoder,
-    keep_alive: bool,
 }
 
 #[derive(Debug)]
@@ -471,19 +478,20 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Fault>,
 {
-    fn new(exchange: Box<Exchange<B>>, framing: Framing, keep_alive: bool) -> Self {
-        let decoder = match framing {
+    fn new(mut exchange: Box<Exchange<B>>, framing: Framing, keep_alive: bool) -> Self {
+        exchange.decoder = match framing {
             Framing::Empty => Decoder::Done,
             Framing::Length(length) => Decoder::Length(length),
             Framing::Chunked => Decoder::Chunked(ChunkDecoder::new()),
             Framing::UntilClose => Decoder::UntilClose,
         };
-        Self { exchange: Some(exchange), decoder, keep_alive }
+        exchange.keep_alive = keep_alive;
+        Self { exchange: Some(exchange) }
     }
 
     /// The backend has agreed to another protocol: there is no body, and the connection is the tunnel's.
     fn upgraded(exchange: Box<Exchange<B>>) -> Self {
-        Self { exchange: Some(exchange), decoder: Decoder::Done, keep_alive: false }
+        Self { exchange: Some(exchange) }
     }
 
     /// The connection after a 101.
@@ -494,13 +502,19 @@ where
     /// Whether nothing more will come.
     #[inline]
     pub fn is_done(&self) -> bool {
-        matches!(self.decoder, Decoder::Done)
+        self.exchange.as_ref().is_none_or(|exchange| matches!(exchange.decoder, Decoder::Done))
+    }
+
+    /// Whether all that was read of it so far arrived together with the head.
+    #[inline]
+    pub fn came_with_head(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| !exchange.read_on)
     }
 
     /// How many bytes are still to come, where that is known.
     #[inline]
     pub fn remaining(&self) -> Option<u64> {
-        match &self.decoder {
+        match self.exchange.as_ref().map_or(&Decoder::Done, |exchange| &exchange.decoder) {
             Decoder::Length(left) => Some(*left),
             Decoder::Done => Some(0),
             Decoder::Chunked(_) | Decoder::UntilClose => None,
@@ -509,12 +523,12 @@ where
 
     /// The connection, once the body was read to its end, if the exchange ended cleanly and it may carry another request.
     #[inline]
-    pub fn take_connection(&mut self) -> Option<Connection> {
+    pub fn take_connection(&mut self) -> Option<Box<Connection>> {
         if !self.is_done() {
             return None;
         }
         let exchange = self.exchange.take()?;
-        let reusable = self.keep_alive && exchange.sent_whole() && exchange.connection.read.is_empty();
+        let reusable = exchange.keep_alive && exchange.sent_whole() && exchange.connection.read.is_empty();
         reusable.then(|| {
             let mut connection = exchange.connection;
             connection.reused = true;
@@ -532,27 +546,28 @@ where
             }
         }
         loop {
-            match self.decoder.decode(&mut exchange.connection.read) {
+            match exchange.decoder.decode(&mut exchange.connection.read) {
                 Ok(Some(Piece::Data(data))) => {
                     exchange.wait = Wait::Nothing;
                     exchange.deadline.disarm();
-                    if self.decoder.is_done() {
-                        self.decoder = Decoder::Done;
+                    if exchange.decoder.is_done() {
+                        exchange.decoder = Decoder::Done;
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Ok(Some(Piece::End(trailers))) => {
-                    self.decoder = Decoder::Done;
+                    exchange.decoder = Decoder::Done;
                     return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
                 }
                 Ok(None) => {}
                 Err(what) => return Poll::Ready(Some(Err(Fault::Protocol(what)))),
             }
-            let want = self.decoder.read_size();
+            let want = exchange.decoder.read_size();
+            exchange.read_on = true;
             match exchange.connection.poll_fill(cx, want) {
                 Poll::Ready(Ok(0)) => {
-                    if matches!(self.decoder, Decoder::UntilClose) {
-                        self.decoder = Decoder::Done;
+                    if matches!(exchange.decoder, Decoder::UntilClose) {
+                        exchange.decoder = Decoder::Done;
                         return Poll::Ready(None);
                     }
                     return Poll::Ready(Some(Err(Fault::Closed)));

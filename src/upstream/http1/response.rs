@@ -121,10 +121,11 @@ fn parse_with<const FIELDS: usize>(buffer: &mut BytesMut, method: &Method) -> Re
     let mut kept: SmallVec<[(HeaderName, u32, u32); USUAL_FIELDS]> = SmallVec::new();
     let mut seen = Seen::default();
     for field in parsed.headers.iter() {
-        if framing_field(field.name.as_bytes(), field.value, &mut seen)? {
-            continue;
-        }
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "invalid header name")?;
+        let name = match framing_field(field.name.as_bytes(), field.value, &mut seen)? {
+            Field::Ours => continue,
+            Field::Known(name) => name,
+            Field::Other => HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "invalid header name")?,
+        };
         let at = field.value.as_ptr() as usize - base;
         kept.push((name, at as u32, (at + field.value.len()) as u32));
     }
@@ -151,46 +152,63 @@ fn parse_with<const FIELDS: usize>(buffer: &mut BytesMut, method: &Method) -> Re
     Ok(Some(Head { status, version, headers, framing, keep_alive, upgrade: seen.upgrade, streamed: seen.streamed }))
 }
 
-/// Notes what a framing or hop-by-hop field says; `true` when it does not pass on. By length first: most fields are told
+/// What becomes of a field.
+enum Field {
+    /// It is between the backend and us.
+    Ours,
+    /// It passes, and its name was recognized on the way.
+    Known(HeaderName),
+    /// It passes.
+    Other,
+}
+
+/// Notes what a framing or hop-by-hop field says. By length first: most fields are told
 /// apart by one comparison, before a `HeaderName` is made of them.
-fn framing_field(name: &[u8], value: &[u8], seen: &mut Seen) -> Result<bool, &'static str> {
-    let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+fn framing_field(name: &[u8], value: &[u8], seen: &mut Seen) -> Result<Field, &'static str> {
+    // Backends write these in small letters or in capitals; other spellings are compared letter by letter.
+    macro_rules! is {
+        ($small:literal, $capital:literal) => {
+            *name == *$small || *name == *$capital || name.eq_ignore_ascii_case($small)
+        };
+    }
     match name.len() {
-        14 if is(b"content-length") => {
+        14 if is!(b"content-length", b"Content-Length") => {
             let length = content_length(value)?;
             if seen.length.is_some_and(|known| known != length) {
                 return Err("conflicting content-length");
             }
             seen.length = Some(length);
-            Ok(true)
+            Ok(Field::Ours)
         }
-        17 if is(b"transfer-encoding") => {
+        17 if is!(b"transfer-encoding", b"Transfer-Encoding") => {
             if seen.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err("unknown transfer-encoding");
             }
             seen.chunked = true;
-            Ok(true)
+            Ok(Field::Ours)
         }
-        10 if is(b"connection") => {
+        10 if is!(b"connection", b"Connection") => {
             for token in value.split(|byte| *byte == b',') {
                 connection_token(token.trim_ascii(), seen);
             }
-            Ok(true)
+            Ok(Field::Ours)
         }
-        7 if is(b"upgrade") => {
+        7 if is!(b"upgrade", b"Upgrade") => {
             seen.upgrade = HeaderValue::from_bytes(value).ok();
-            Ok(true)
+            Ok(Field::Ours)
         }
-        12 if is(b"content-type") => {
+        12 if is!(b"content-type", b"Content-Type") => {
             seen.streamed = is_event_stream(value);
-            Ok(false)
+            Ok(Field::Known(header::CONTENT_TYPE))
         }
         // `Trailer` passes: it announces end-to-end fields, and hyper sends trailers only when it is there.
-        10 => Ok(is(b"keep-alive")),
-        2 => Ok(is(b"te")),
-        16 => Ok(is(b"proxy-connection")),
-        18 => Ok(is(b"proxy-authenticate")),
-        _ => Ok(false),
+        10 if is!(b"keep-alive", b"Keep-Alive") => Ok(Field::Ours),
+        2 if is!(b"te", b"TE") => Ok(Field::Ours),
+        16 if is!(b"proxy-connection", b"Proxy-Connection") => Ok(Field::Ours),
+        18 if is!(b"proxy-authenticate", b"Proxy-Authenticate") => Ok(Field::Ours),
+        6 if is!(b"server", b"Server") => Ok(Field::Known(header::SERVER)),
+        4 if is!(b"date", b"Date") => Ok(Field::Known(header::DATE)),
+        _ => Ok(Field::Other),
     }
 }
 
