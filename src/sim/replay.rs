@@ -316,7 +316,7 @@ mod tests {
     /// A log of two backends, the second three times slower, taken in turn at 50 requests a second.
     fn log() -> String {
         let line = |index: usize| {
-            let (backend, took) = if index % 2 == 0 { ("fast", 20.0) } else { ("slow", 60.0) };
+            let (backend, took) = if index.is_multiple_of(2) { ("fast", 20.0) } else { ("slow", 60.0) };
             let (second, micros) = (index / 50, index % 50 * 20_000);
             let status = if backend == "slow" && (20..25).contains(&second) { 500 } else { 200 };
             format!(
