@@ -19,6 +19,7 @@ pub mod listener;
 pub mod mock;
 pub mod pool;
 pub mod proxy;
+pub mod resources;
 pub mod rl;
 pub mod sim;
 pub mod telemetry;

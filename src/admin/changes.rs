@@ -16,8 +16,9 @@ use super::api::{find, tagged};
 use super::extract::{Asked, Body, Caller};
 use super::openapi::{ChangeErrors, ErrorBody};
 use super::room::{Alteration, Change, ChangeError, Precondition};
-use super::views::{BackendView, CheckedView, backend_etag, pool_etag};
+use super::views::{BackendView, CheckedView, backend_etag, expiry, pool_etag};
 use super::{AdminState, ApiError};
+use crate::backend::SampleSource;
 use crate::clock;
 use crate::config::{AdminState as Wanted, StrategyKind, parse_duration};
 use crate::pool::Pool;
@@ -261,7 +262,8 @@ pub(super) async fn resources(
     Path((pool, name)): Place,
     Body(body): Body<ResourcesBody>,
 ) -> Result<Response, ApiError> {
-    let backend = find(&admin, &pool)?.backend(&name).ok_or_else(|| ApiError::not_found("backend", &name))?;
+    let found = find(&admin, &pool)?;
+    let backend = found.backend(&name).ok_or_else(|| ApiError::not_found("backend", &name))?;
     for (key, value) in [("cpu", body.cpu), ("memory", body.memory)] {
         if value.is_some_and(|value| !(0.0..=1.0).contains(&value)) {
             return Err(ApiError::invalid(format!("`{key}` is a fraction from 0 to 1")));
@@ -270,12 +272,8 @@ pub(super) async fn resources(
     if body.cpu.is_none() && body.memory.is_none() {
         return Err(ApiError::invalid("`cpu`, `memory` or both are needed"));
     }
-    let mut sample = backend.resources();
-    sample.cpu = body.cpu.or(sample.cpu);
-    sample.memory = body.memory.or(sample.memory);
-    sample.sampled = Some(clock::now());
-    sample.in_flight = backend.in_flight();
-    backend.set_resources(sample);
+    backend.note_resources(body.cpu, body.memory, expiry(&found), clock::now());
+    backend.count_sample(SampleSource::Api, true);
     shown(&admin, &pool, &name)
 }
 

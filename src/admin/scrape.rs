@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::room::{ControlRoom, Snapshot};
-use super::views::{is_up, wanted_name};
-use crate::backend::{AttemptResult, Backend, CodeClass, HISTOGRAM_BUCKETS, HealthState, Histogram, Reason};
+use super::views::{expiry, is_up, wanted_name};
+use crate::backend::{AttemptResult, Backend, CodeClass, HISTOGRAM_BUCKETS, HealthState, Histogram, Moment, Reason};
+use crate::clock;
 use crate::config::AdminState as Wanted;
 use crate::pool::{DECISION_BUCKETS, Pool, RetryReason};
 use crate::telemetry::metrics::{Exposition, Family, Metrics, families};
@@ -21,6 +22,8 @@ pub(super) fn scrape(room: &dyn ControlRoom, metrics: &Metrics) -> String {
     traffic(&mut out, &pools, snapshot.refused);
     gauges(&mut out, &pools, room);
     health(&mut out, &pools);
+    streams(&mut out, &pools);
+    resources(&mut out, &pools, clock::now());
     pool_wide(&mut out, &pools);
     process_wide(&mut out, &snapshot);
     metrics.write(&mut out);
@@ -133,8 +136,73 @@ fn health(out: &mut Exposition, pools: &[Walked]) {
     }
     let mut family = out.family(&families::EJECTIONS);
     for (pool, backend) in each(pools) {
-        let reason = Reason::ConsecutiveFailures.name();
-        family.sample(&[pool, &backend.name, reason], backend.stats.ejections.load(Relaxed));
+        let stats = &backend.stats;
+        for (reason, count) in [(Reason::ConsecutiveFailures, &stats.ejections), (Reason::Stalled, &stats.stalls)] {
+            family.sample(&[pool, &backend.name, reason.name()], count.load(Relaxed));
+        }
+    }
+}
+
+fn streams(out: &mut Exposition, pools: &[Walked]) {
+    backend_histogram(out, &families::FIRST_TOKEN, pools, |backend| &backend.streams.first_token);
+    backend_histogram(out, &families::STREAM_GAP, pools, |backend| &backend.streams.gap);
+    let mut family = out.family(&families::STREAM_BYTES);
+    for (pool, backend) in each(pools) {
+        family.sample(&[pool, &backend.name], backend.streams.view().bytes);
+    }
+    let mut family = out.family(&families::STREAM_EVENTS);
+    for (pool, backend) in each(pools) {
+        family.sample(&[pool, &backend.name], backend.streams.view().events);
+    }
+    let mut family = out.family(&families::STREAMS_OPEN);
+    for (pool, backend) in each(pools) {
+        family.sample(&[pool, &backend.name], backend.streams.view().open);
+    }
+}
+
+/// What is unknown has no series: a zero would be a lie.
+fn resources(out: &mut Exposition, pools: &[Walked], now: Instant) {
+    let all: Vec<_> = pools
+        .iter()
+        .flat_map(|walked| {
+            let expiry = expiry(&walked.pool);
+            walked.backends.iter().map(move |backend| (&*walked.pool.name, backend, expiry))
+        })
+        .collect();
+    let mut family = out.family(&families::RESOURCE_USE);
+    for (pool, backend, expiry) in &all {
+        let Some((cpu, memory, _)) = backend.resources_within(*expiry, Moment::of(now)) else { continue };
+        for (resource, share) in [("cpu", cpu), ("memory", memory)] {
+            if !share.is_nan() {
+                family.sample(&[pool, &backend.name, resource], share);
+            }
+        }
+    }
+    let mut family = out.family(&families::RESOURCE_AGE);
+    for (pool, backend, _) in &all {
+        if let Some(at) = backend.resources().sampled {
+            family.sample(&[pool, &backend.name], now.saturating_duration_since(at).as_secs_f64());
+        }
+    }
+    let mut family = out.family(&families::ENGINE_REQUESTS);
+    for (pool, backend, expiry) in &all {
+        let Some(signals) = backend.signals_within(*expiry, now) else { continue };
+        for (state, count) in [("running", signals.running), ("waiting", signals.waiting)] {
+            if let Some(count) = count {
+                family.sample(&[pool, &backend.name, state], count);
+            }
+        }
+    }
+    let mut family = out.family(&families::RESOURCE_SAMPLES);
+    for (pool, backend, _) in &all {
+        for (source, counts) in backend.sample_counts() {
+            for (result, count) in ["ok", "failed"].into_iter().zip(counts) {
+                // A source that nobody configured has no series.
+                if counts != [0, 0] {
+                    family.sample(&[pool, &backend.name, source.name(), result], count);
+                }
+            }
+        }
     }
 }
 

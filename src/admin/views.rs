@@ -3,14 +3,14 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::room::{ControlRoom, LastReload, Snapshot};
-use crate::backend::{Backend, CodeClass, HealthState, ProbeReport, ProbeResult};
+use crate::backend::{Backend, CodeClass, HealthState, Moment, ProbeReport, ProbeResult};
 use crate::config::{AdminState as Wanted, PoolPlan, WhenUnhealthy};
 use crate::pool::Pool;
 
@@ -169,6 +169,7 @@ pub(super) struct BackendView {
     weight: u32,
     max_in_flight: u32,
     resources: ResourcesView,
+    streams: StreamsView,
     drain: Option<DrainView>,
     /// It has left the pool and goes when nothing is in flight any more.
     leaving: bool,
@@ -179,9 +180,22 @@ pub(super) struct BackendView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Resources)]
 struct ResourcesView {
+    /// Shares in use, 0-1; null: nobody said so of late.
     cpu: Option<f64>,
     memory: Option<f64>,
+    /// Age of the last word on either.
     age_s: Option<f64>,
+    /// Requests that the backend itself says it works on, and in its queue, of all clients.
+    running: Option<f64>,
+    waiting: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Streams)]
+struct StreamsView {
+    open: u32,
+    bytes_per_s: f64,
+    events_per_s: f64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -229,8 +243,9 @@ impl BackendView {
     /// The members of `pool`, then those that are leaving it.
     pub(super) fn all(pool: &Pool, room: &dyn ControlRoom, now: Instant) -> Vec<Self> {
         let (members, leaving) = (pool.set(), pool.leaving());
-        let staying = members.members.iter().map(|backend| Self::new(backend, false, room, now));
-        staying.chain(leaving.iter().map(|backend| Self::new(backend, true, room, now))).collect()
+        let expiry = expiry(pool);
+        let staying = members.members.iter().map(|backend| Self::new(backend, false, expiry, room, now));
+        staying.chain(leaving.iter().map(|backend| Self::new(backend, true, expiry, room, now))).collect()
     }
 
     /// The member of that name, else the one that is leaving.
@@ -238,12 +253,15 @@ impl BackendView {
         let leaving = || pool.leaving().into_iter().rev().find(|backend| *backend.name == *name);
         let member = pool.backend(name).map(|backend| (backend, false));
         let (backend, leaves) = member.or_else(|| leaving().map(|backend| (backend, true)))?;
-        Some(Self::new(&backend, leaves, room, now))
+        Some(Self::new(&backend, leaves, expiry(pool), room, now))
     }
 
-    fn new(backend: &Backend, leaving: bool, room: &dyn ControlRoom, now: Instant) -> Self {
+    fn new(backend: &Backend, leaving: bool, expiry: Duration, room: &dyn ControlRoom, now: Instant) -> Self {
         let stats = backend.stats.view(now);
-        let resources = backend.resources();
+        let (cpu, memory, _) = backend.resources_within(expiry, Moment::of(now)).unwrap_or((f64::NAN, f64::NAN, 0));
+        let known = |share: f64| (!share.is_nan()).then(|| rounded(share));
+        let signals = backend.signals_within(expiry, now).unwrap_or_default();
+        let streams = backend.streams.view();
         let age = |at: Instant| rounded(now.saturating_duration_since(at).as_secs_f64());
         let state = if leaving { "draining" } else { wanted_name(backend.admin_state()) };
         let remaining = room.drain_deadline(backend.id).map(|at| at.saturating_duration_since(now).as_secs_f64());
@@ -264,9 +282,16 @@ impl BackendView {
             weight: backend.configured_weight(),
             max_in_flight: backend.max_in_flight(),
             resources: ResourcesView {
-                cpu: resources.cpu.map(rounded),
-                memory: resources.memory.map(rounded),
-                age_s: resources.sampled.map(age),
+                cpu: known(cpu),
+                memory: known(memory),
+                age_s: backend.resources().sampled.map(age),
+                running: signals.running,
+                waiting: signals.waiting,
+            },
+            streams: StreamsView {
+                open: streams.open,
+                bytes_per_s: rounded(streams.bytes_per_s),
+                events_per_s: rounded(streams.events_per_s),
             },
             drain: (state == "draining").then(|| DrainView { remaining_s: remaining.map(rounded) }),
             leaving,
@@ -279,6 +304,14 @@ impl BackendView {
             }),
         }
     }
+}
+
+/// How long a sample counts in a pool without sources: what the API is told still expires.
+const DEFAULT_EXPIRY: Duration = Duration::from_secs(10);
+
+/// How old a sample of `pool`'s backends may be.
+pub(super) fn expiry(pool: &Pool) -> Duration {
+    pool.plan().resources.as_ref().map_or(DEFAULT_EXPIRY, |plan| plan.expiry)
 }
 
 /// The contract's name of what an operator wants of a backend.

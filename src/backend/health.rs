@@ -63,6 +63,10 @@ pub enum Reason {
     ConsecutiveFailures,
     /// The first request after an ejection failed too.
     TrialFailed,
+    /// Requests were in flight, and nothing moved.
+    Stalled,
+    /// A stalled backend moved again.
+    Progressed,
     /// The ejection ran out.
     EjectionOver,
     /// The ejection was ended by hand.
@@ -81,6 +85,8 @@ impl Reason {
             Self::Loading => "loading",
             Self::ConsecutiveFailures => "consecutive_failures",
             Self::TrialFailed => "trial_failed",
+            Self::Stalled => "stalled",
+            Self::Progressed => "progressed",
             Self::EjectionOver => "ejection_over",
             Self::Released => "released",
             Self::RulesChanged => "rules_changed",
@@ -145,7 +151,7 @@ pub struct Health {
     probe: HealthState,
     passes: u32,
     failures: u32,
-    /// Good answers of live traffic that the backend had counted at the last probe.
+    /// Signs of life in live traffic that the backend had counted at the last probe.
     answers_seen: u64,
     /// Failures of live traffic in a row.
     traffic_failures: u32,
@@ -156,6 +162,8 @@ pub struct Health {
     released: Option<Instant>,
     /// The next request begun after `released` decides.
     on_trial: bool,
+    /// It hangs, and stays ejected until it moves or nothing waits for it any more.
+    hangs: bool,
 }
 
 impl Health {
@@ -173,6 +181,7 @@ impl Health {
             streak: 0,
             released: None,
             on_trial: false,
+            hangs: false,
         }
     }
 
@@ -199,7 +208,7 @@ impl Health {
             self.probe = HealthState::Up;
             (self.passes, self.failures) = (0, 0);
         }
-        if rules.consecutive_failures == 0 {
+        if rules.consecutive_failures == 0 && !self.hangs {
             self.ejected_until = None;
             (self.streak, self.traffic_failures, self.on_trial) = (0, 0, false);
         } else if let Some(until) = self.ejected_until {
@@ -210,8 +219,9 @@ impl Health {
         self.change(before, Reason::RulesChanged, None)
     }
 
-    /// An active probe ended. `answers`: good answers of live traffic so far. A probe that got no answer in time is no
-    /// verdict while they grow: a busy engine probes late.
+    /// An active probe ended. `answers`: signs of life in live traffic so far, good answers and pieces of streams. A probe
+    /// that got no answer in time, or heard that the engine is full, is no verdict while they grow: a busy engine probes
+    /// late.
     pub fn probe_ended(&mut self, result: ProbeResult, answers: u64, _now: Instant) -> Option<HealthChange> {
         let before = self.state();
         let answering = answers > self.answers_seen;
@@ -221,12 +231,12 @@ impl Health {
                 self.probe_passed();
                 Reason::ProbePassed
             }
-            ProbeResult::TimedOut if answering && self.probe == HealthState::Up => return None,
+            ProbeResult::TimedOut | ProbeResult::Busy if answering && self.probe == HealthState::Up => return None,
             ProbeResult::TimedOut => {
                 self.probe_failed();
                 Reason::ProbeTimedOut
             }
-            ProbeResult::Failed => {
+            ProbeResult::Failed | ProbeResult::Busy => {
                 self.probe_failed();
                 Reason::ProbeFailed
             }
@@ -287,12 +297,35 @@ impl Health {
         if limit == 0 || !enough || !may_eject {
             return None;
         }
-        Some(self.eject(now))
+        let reason = if self.on_trial { Reason::TrialFailed } else { Reason::ConsecutiveFailures };
+        Some(self.eject(reason, now))
+    }
+
+    /// Requests are in flight and nothing moves. An ejection that is in force already lasts until this ends.
+    pub fn stalled(&mut self, now: Instant, may_eject: bool) -> Option<HealthChange> {
+        if self.ejected_until.is_some() {
+            self.hangs = true;
+            return None;
+        }
+        if !may_eject {
+            return None;
+        }
+        self.hangs = true;
+        Some(self.eject(Reason::Stalled, now))
+    }
+
+    /// It moves again: an ejection for a stall is over at once, and the next request decides.
+    pub fn progressed(&mut self, now: Instant) -> Option<HealthChange> {
+        if !std::mem::replace(&mut self.hangs, false) {
+            return None;
+        }
+        self.ejected_until?;
+        self.end_ejection(now, Reason::Progressed)
     }
 
     /// Ejects. The n-th time in a row lasts n times as long; for every such time that passed without an ejection since
     /// the last one ended, n falls by one.
-    fn eject(&mut self, now: Instant) -> HealthChange {
+    fn eject(&mut self, reason: Reason, now: Instant) -> HealthChange {
         let from = self.state();
         let mut clean = self.released.map_or(Duration::ZERO, |released| now.saturating_duration_since(released));
         while self.streak > 0 {
@@ -306,7 +339,6 @@ impl Health {
         }
         let pause = self.rules.ejection(self.streak);
         self.ejected_until = now.checked_add(pause).or(Some(now));
-        let reason = if self.on_trial { Reason::TrialFailed } else { Reason::ConsecutiveFailures };
         (self.traffic_failures, self.on_trial) = (0, false);
         HealthChange { from, to: HealthState::Ejected, reason, duration: Some(pause) }
     }
@@ -328,6 +360,7 @@ impl Health {
     fn end_ejection(&mut self, now: Instant, reason: Reason) -> Option<HealthChange> {
         let before = self.state();
         self.ejected_until = None;
+        self.hangs = false;
         self.released = Some(now);
         self.on_trial = true;
         self.change(before, reason, None)

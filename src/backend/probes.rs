@@ -16,11 +16,13 @@ pub enum ProbeResult {
     TimedOut,
     /// The backend said that it is still loading.
     Loading,
+    /// The backend said that it takes no more at present: full, or broken.
+    Busy,
 }
 
 impl ProbeResult {
     /// Every result, in the order of the counters.
-    pub const ALL: [Self; 4] = [Self::Passed, Self::Failed, Self::TimedOut, Self::Loading];
+    pub const ALL: [Self; 5] = [Self::Passed, Self::Failed, Self::TimedOut, Self::Loading, Self::Busy];
 
     /// The label in metrics and the admin API.
     pub fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl ProbeResult {
             Self::Failed => "failed",
             Self::TimedOut => "timeout",
             Self::Loading => "loading",
+            Self::Busy => "busy",
         }
     }
 }

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use super::Outcome;
 use super::health::{Health, HealthChange, HealthRules, HealthState};
 use super::identity::stable_hash;
-use super::moment::{Moment, nanos_of};
+use super::moment::nanos_of;
 use super::probes::{ProbeResult, Probes};
-use super::stats::{AttemptResult, Stats};
+use super::resources::Samples;
+use super::stats::Stats;
+use super::streams::Streams;
 use crate::config::{Address, AdminState, SlowStartPlan};
 
 /// Names one [`Backend`] for the life of the process; never reused.
@@ -33,19 +35,6 @@ pub struct BackendSpec {
     pub max_in_flight: u32,
     /// What the operator wants of it.
     pub state: AdminState,
-}
-
-/// Sampled resource use, each a fraction 0-1; `None`: unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Resources {
-    /// CPU in use.
-    pub cpu: Option<f64>,
-    /// Memory (or KV cache) in use.
-    pub memory: Option<f64>,
-    /// When the sample was taken.
-    pub sampled: Option<Instant>,
-    /// Requests of ours that were in flight when it was taken.
-    pub in_flight: u32,
 }
 
 /// One backend, shared by all workers. Counts and averages survive reloads and changes of strategy.
@@ -68,12 +57,14 @@ pub struct Backend {
     pub stats: Stats,
     /// What active probes found.
     pub probes: Probes,
+    /// Its streamed answers.
+    pub streams: Streams,
     /// Open connections to it, busy and idle, over all workers; each connection holds a share.
     pub connections: Arc<AtomicU64>,
     hot: Hot,
     /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
     health: Mutex<Health>,
-    resources: Sample,
+    pub(super) samples: Samples,
     /// Nanoseconds after `born` until which it may drain; `u64::MAX`: it does not, or for ever.
     drain_until: AtomicU64,
     /// What a host name resolved to; read only when a connection is made.
@@ -100,27 +91,6 @@ struct Hot {
     ramp_least: AtomicU64,
 }
 
-/// The last resource sample, read by every pick of some strategies and hence without a lock. A reader that meets a writer
-/// may see the CPU of one sample with the memory of the next: both are true.
-#[derive(Debug)]
-#[repr(align(64))]
-struct Sample {
-    /// f64 bits; not a number: unknown.
-    cpu: AtomicU64,
-    /// The same.
-    memory: AtomicU64,
-    /// A [`Moment`]'s number; 0: never.
-    sampled: AtomicU64,
-    in_flight: AtomicU32,
-}
-
-impl Default for Sample {
-    fn default() -> Self {
-        let unknown = || AtomicU64::new(f64::NAN.to_bits());
-        Self { cpu: unknown(), memory: unknown(), sampled: AtomicU64::new(0), in_flight: AtomicU32::new(0) }
-    }
-}
-
 impl Backend {
     /// A backend as `spec` says, in the health state `health`, born `now`.
     pub fn new(
@@ -140,6 +110,7 @@ impl Backend {
             born: now,
             stats: Stats::default(),
             probes: Probes::default(),
+            streams: Streams::default(),
             connections: Arc::default(),
             hot: Hot {
                 in_flight: AtomicU32::new(0),
@@ -153,7 +124,7 @@ impl Backend {
                 ramp_least: AtomicU64::new(0),
             },
             health: Mutex::new(health),
-            resources: Sample::default(),
+            samples: Samples::default(),
             drain_until: AtomicU64::new(u64::MAX),
             resolved: Mutex::new(None),
         };
@@ -266,8 +237,8 @@ impl Backend {
 
     /// An active probe ended.
     pub fn probe_ended(&self, result: ProbeResult, now: Instant) -> Option<HealthChange> {
-        let answers = self.stats.attempts(AttemptResult::Ok);
-        self.with_health(|health| health.probe_ended(result, answers, now))
+        let signs = self.signs_of_life();
+        self.with_health(|health| health.probe_ended(result, signs, now))
     }
 
     /// An attempt ended; call it when [`concerns_health`](Self::concerns_health) says so. `may_eject`: whether the
@@ -279,6 +250,16 @@ impl Backend {
     /// Time passed: an ejection may be over.
     pub fn tick(&self, now: Instant) -> Option<HealthChange> {
         self.with_health(|health| health.tick(now))
+    }
+
+    /// It hangs: ejects it, or keeps it out longer. `may_eject`: whether the pool's cap allows one more ejection.
+    pub fn stalled(&self, now: Instant, may_eject: bool) -> Option<HealthChange> {
+        self.with_health(|health| health.stalled(now, may_eject))
+    }
+
+    /// It works again: ends an ejection for a stall.
+    pub fn progressed(&self, now: Instant) -> Option<HealthChange> {
+        self.with_health(|health| health.progressed(now))
     }
 
     /// Ends an ejection by hand.
@@ -334,41 +315,6 @@ impl Backend {
     /// Stores what the name resolved to.
     pub fn set_endpoint(&self, address: SocketAddr) {
         *self.resolved.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(address);
-    }
-
-    /// The last resource sample; the reader judges its age.
-    #[inline]
-    pub fn resources(&self) -> Resources {
-        let fraction = |word: &AtomicU64| Some(f64::from_bits(word.load(Relaxed))).filter(|value| !value.is_nan());
-        let sampled = Some(self.resources.sampled.load(Relaxed)).filter(|nanos| *nanos != 0);
-        Resources {
-            cpu: fraction(&self.resources.cpu),
-            memory: fraction(&self.resources.memory),
-            sampled: sampled.and_then(Moment::instant),
-            in_flight: self.resources.in_flight.load(Relaxed),
-        }
-    }
-
-    /// CPU and memory of the last sample, not a number where unknown, and the requests in flight when it was taken; `None`
-    /// when it is older than `expiry`. What [`resources`](Self::resources) says, cheaper.
-    #[inline]
-    pub fn resources_within(&self, expiry: Duration, now: Moment) -> Option<(f64, f64, u32)> {
-        let sampled = self.resources.sampled.load(Relaxed);
-        if sampled < now.nanos().saturating_sub(nanos_of(expiry)) {
-            return None;
-        }
-        let fraction = |word: &AtomicU64| f64::from_bits(word.load(Relaxed));
-        let (cpu, memory) = (fraction(&self.resources.cpu), fraction(&self.resources.memory));
-        Some((cpu, memory, self.resources.in_flight.load(Relaxed)))
-    }
-
-    /// Stores a resource sample. Its `in_flight` must be this backend's at the moment of sampling.
-    pub fn set_resources(&self, sample: Resources) {
-        let bits = |value: Option<f64>| value.filter(|value| value.is_finite()).unwrap_or(f64::NAN).to_bits();
-        self.resources.cpu.store(bits(sample.cpu), Relaxed);
-        self.resources.memory.store(bits(sample.memory), Relaxed);
-        self.resources.in_flight.store(sample.in_flight, Relaxed);
-        self.resources.sampled.store(sample.sampled.map_or(0, |at| Moment::of(at).nanos()), Relaxed);
     }
 
     /// `at` as nanoseconds after this record was made; 0 for earlier moments.
@@ -433,23 +379,6 @@ mod tests {
         backend.begin_ramp(at(2000));
         backend.set_slow_start(None);
         assert_eq!(backend.weight(at(2001)), 10.0, "the rule is gone, and the ramp with it");
-    }
-
-    #[test]
-    fn a_sample_is_what_was_stored_and_expires() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let backend = backend(None, start);
-        assert_eq!(backend.resources(), Resources::default());
-        let sample = Resources { cpu: Some(0.6), memory: None, sampled: Some(at(5)), in_flight: 3 };
-        backend.set_resources(sample);
-        assert_eq!(backend.resources(), sample);
-        let expiry = Duration::from_secs(10);
-        assert_eq!(
-            backend.resources_within(expiry, Moment::of(at(15))).map(|(cpu, _, then)| (cpu, then)),
-            Some((0.6, 3))
-        );
-        assert_eq!(backend.resources_within(expiry, Moment::of(at(16))).map(|(cpu, ..)| cpu), None);
     }
 
     #[test]

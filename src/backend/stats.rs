@@ -108,6 +108,8 @@ pub struct Stats {
     attempts: [AtomicU64; AttemptResult::ALL.len()],
     /// Times it was ejected, counted by the pool.
     pub ejections: AtomicU64,
+    /// Times it was ejected not for failures but because nothing moved.
+    pub stalls: AtomicU64,
     /// From the pick to the first byte of the response head, per attempt.
     pub first_byte: Histogram,
     /// Whole client requests, from arrival to the last byte.

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::engine::Engine;
 use super::plan::*;
 
 const KIB: usize = 1024;
@@ -194,28 +195,18 @@ impl Default for ResourceBasedPlan {
     }
 }
 
-impl Engine {
-    /// Where this engine answers health probes.
-    pub fn health_path(self) -> &'static str {
-        match self {
-            Self::Vllm | Self::Sglang | Self::Tgi | Self::Llamacpp | Self::Generic => "/health",
-            Self::Ollama => "/api/version",
-            Self::Triton => "/v2/health/ready",
-        }
-    }
-}
-
 impl Default for HealthPlan {
     fn default() -> Self {
         Self {
             kind: ProbeKind::Http,
-            path: Engine::Generic.health_path().to_owned(),
+            path: Engine::Generic.profile().health_path.to_owned(),
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,
             jitter: 0.1,
             expect_status: vec![(200, 299)],
+            stalled_after: Engine::Generic.profile().stalled_after,
         }
     }
 }
@@ -293,7 +284,7 @@ impl Default for ResourcesPlan {
 
 impl Default for ScrapePlan {
     fn default() -> Self {
-        Self { path: "/metrics".to_owned(), interval: Duration::from_secs(1), names: Vec::new() }
+        Self { path: "/metrics".to_owned(), port: 0, interval: Duration::from_secs(1), names: Vec::new() }
     }
 }
 

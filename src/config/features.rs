@@ -36,7 +36,6 @@ const MISSING: &[Missing] = &[
     Missing { key: "listeners[].proxy_protocol", on: On::True, feature: "proxy_protocol" },
     Missing { key: "pools.NAME.protocol", on: On::Words(&["https", "h2", "auto"]), feature: "this protocol" },
     Missing { key: "pools.NAME.shadow", on: On::NotEmpty, feature: "shadow" },
-    Missing { key: "pools.NAME.resources", on: On::Written, feature: "resources" },
     Missing { key: "pools.NAME.rl.guardrail", on: On::Written, feature: "rl.guardrail" },
 ];
 

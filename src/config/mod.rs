@@ -5,6 +5,7 @@
 
 mod address;
 mod defaults;
+mod engine;
 mod error;
 mod features;
 mod lint;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use address::AddressError;
 pub use defaults::RlPreset;
+pub use engine::{ANY_SIGNALS, Engine, EngineProfile, Rule, Signal};
 pub use error::{ConfigError, ConfigErrors, Severity, findings_as_json, findings_as_text};
 pub use one_backend::backend_from_json;
 pub use plan::*;

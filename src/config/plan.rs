@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::engine::Engine;
 use super::secret::Secret;
 
 /// Everything one configuration file says.
@@ -461,19 +462,6 @@ pub enum WhenUnhealthy {
     Reject,
 }
 
-/// Which model server the backends are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "product names")]
-pub enum Engine {
-    Vllm,
-    Sglang,
-    Tgi,
-    Ollama,
-    Llamacpp,
-    Triton,
-    Generic,
-}
-
 /// One `[[pools.NAME.backends]]` table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackendPlan {
@@ -559,6 +547,16 @@ pub struct HealthPlan {
     pub jitter: f64,
     /// Status ranges (inclusive) that pass.
     pub expect_status: Vec<(u16, u16)>,
+    /// Intervals without any progress, requests in flight, after which a backend is ejected as stalled; 0: never.
+    pub stalled_after: u32,
+}
+
+impl HealthPlan {
+    /// How long a backend may be silent while requests wait for it; zero: for ever. An eighth less than configured, so
+    /// that with a look four times a second a backend that hangs is out within `stalled_after` intervals.
+    pub fn patience(&self) -> Duration {
+        self.interval.saturating_mul(self.stalled_after) / 8 * 7
+    }
 }
 
 /// Kinds of active probes.
@@ -707,6 +705,8 @@ pub struct ResourcesPlan {
 pub struct ScrapePlan {
     /// Path on each backend.
     pub path: String,
+    /// Port on each backend; 0: the engine's, as a rule that of its API.
+    pub port: u16,
     /// Period.
     pub interval: Duration,
     /// Overrides of the engine's metric names: (signal, metric).

@@ -22,6 +22,7 @@ use crate::health::checker;
 use crate::listener::{Census, Command, ListenerId, Worker};
 use crate::pool::Pool;
 use crate::proxy::Shared;
+use crate::resources;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Metrics;
 
@@ -252,7 +253,11 @@ impl Control {
 
     /// Starts the tasks that look after `pool`.
     pub(super) fn keep(&mut self, pool: &Arc<Pool>) {
-        let tasks = vec![tokio::spawn(checker::run(Arc::clone(pool))), tokio::spawn(state::follow(Arc::clone(pool)))];
+        let tasks = vec![
+            tokio::spawn(checker::run(Arc::clone(pool))),
+            tokio::spawn(resources::run(Arc::clone(pool))),
+            tokio::spawn(state::follow(Arc::clone(pool))),
+        ];
         self.keepers.insert(Arc::clone(&pool.name), tasks);
     }
 }

@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, lookup_host};
 use super::grpc;
 use crate::backend::{Backend, ProbeReport, ProbeResult};
 use crate::clock;
-use crate::config::{Address, Engine, PoolPlan, ProbeKind, Protocol};
+use crate::config::{Address, PoolPlan, ProbeKind, Protocol};
 
 /// Bytes of a probe's response body that are read: enough for any health page, so that a polite backend is not cut off.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
@@ -157,8 +157,13 @@ async fn judge(response: hyper::Result<Response<Incoming>>, plan: &PoolPlan) -> 
     if expected {
         return Ok((ProbeResult::Passed, detail));
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE && is_loading(plan.engine, &body) {
-        return Ok((ProbeResult::Loading, format!("{detail}: loading")));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        if plan.engine.is_loading(&body) {
+            return Ok((ProbeResult::Loading, format!("{detail}: loading")));
+        }
+        if plan.engine.profile().full_is_503 {
+            return Ok((ProbeResult::Busy, format!("{detail}: full, if it works")));
+        }
     }
     Ok((ProbeResult::Failed, detail))
 }
@@ -184,22 +189,9 @@ async fn beginning(mut body: Incoming) -> BytesMut {
 /// How long the rest of a health page may take once its head is here: it comes in the same packet as a rule.
 const BODY_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Whether a 503 says that the model is still being loaded: llama.cpp answers `Loading model`, SGLang an empty 503 while
-/// it starts, others a message of that kind. A generic backend's 503 is a failure whatever it says.
-fn is_loading(engine: Engine, body: &[u8]) -> bool {
-    let says = |word: &str| body.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
-    match engine {
-        Engine::Generic => false,
-        Engine::Sglang => body.is_empty() || says("loading") || says("starting"),
-        Engine::Vllm | Engine::Tgi | Engine::Ollama | Engine::Llamacpp | Engine::Triton => {
-            says("loading") || says("starting")
-        }
-    }
-}
-
 /// The path to ask for.
 fn target(plan: &PoolPlan) -> &str {
-    if plan.health.path.is_empty() { plan.engine.health_path() } else { &plan.health.path }
+    if plan.health.path.is_empty() { plan.engine.profile().health_path } else { &plan.health.path }
 }
 
 /// Turns an error into words behind `what`.

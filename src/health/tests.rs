@@ -119,7 +119,7 @@ async fn what_an_answer_means() {
         (Reply::Bytes(LOADING), Engine::Generic, ProbeResult::Failed, "status 503"),
         (Reply::Bytes(LOADING), Engine::Llamacpp, ProbeResult::Loading, "status 503: loading"),
         (Reply::Bytes(b"HTTP/1.1 503 x\r\ncontent-length: 0\r\n\r\n"), Engine::Sglang, ProbeResult::Loading, "loading"),
-        (Reply::Bytes(b"HTTP/1.1 503 x\r\ncontent-length: 0\r\n\r\n"), Engine::Tgi, ProbeResult::Failed, "status 503"),
+        (Reply::Bytes(b"HTTP/1.1 503 x\r\ncontent-length: 0\r\n\r\n"), Engine::Tgi, ProbeResult::Busy, "status 503"),
         (Reply::Bytes(garbage), Engine::Generic, ProbeResult::Failed, "HTTP"),
         (Reply::Bytes(b""), Engine::Generic, ProbeResult::Failed, "connection closed"),
     ] {

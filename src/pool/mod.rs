@@ -26,7 +26,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, HealthChange, HealthState, Histogram, Outcome, ProbeReport, Reason};
+use crate::backend::{Backend, HealthChange, HealthState, Histogram, Outcome, ProbeReport, Progress, Reason};
 use crate::balance::{self, Strategy};
 use crate::config::{PoolPlan, StrategyKind, StrategyPlan, WhenUnhealthy};
 use queue::Queue;
@@ -269,12 +269,18 @@ impl Pool {
         }
     }
 
-    /// Time passed: ejections may be over, and backends that left may be empty. Call it a few times a second.
+    /// Time passed: a backend may hang, ejections may be over, and backends that left may be empty. Call it a few times a
+    /// second.
     pub fn tick(&self, now: Instant) {
         self.budget.roll(now);
-        let set = self.set();
+        let (set, patience) = (self.set(), self.plan().health.patience());
         for backend in &set.members {
-            if let Some(change) = backend.tick(now) {
+            let change = match backend.watch(patience, now) {
+                Progress::Stalled => backend.stalled(now, self.may_eject()),
+                Progress::Moving => backend.progressed(now).or_else(|| backend.tick(now)),
+                Progress::Unknown => backend.tick(now),
+            };
+            if let Some(change) = change {
                 self.changed(backend, change, None, now);
             }
         }
@@ -357,6 +363,8 @@ impl Pool {
         }
         if matches!(change.reason, Reason::ConsecutiveFailures | Reason::TrialFailed) {
             backend.stats.ejections.fetch_add(1, Relaxed);
+        } else if change.reason == Reason::Stalled {
+            backend.stats.stalls.fetch_add(1, Relaxed);
         }
         let before = self.set().fail_open;
         self.republish();

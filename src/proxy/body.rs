@@ -13,6 +13,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::Refusal;
 use super::access_log::End;
 use super::headers;
 use super::story::Story;
@@ -215,9 +216,17 @@ pub struct ProxyBody<B> {
     inner: Inner<B>,
     /// Told when the body ends or is dropped, with the lease of a backend's response.
     story: Option<Box<Story>>,
-    /// What it broke with: told to hyper one poll late, see [`broken`](Self::broken). Boxed like all else here: hyper
-    /// moves a response many times.
-    fault: Option<Box<Fault>>,
+    /// What it broke with: told to hyper late, see [`broken`](Self::broken). Boxed like all else here: hyper moves a
+    /// response many times.
+    breaking: Option<Box<Breaking>>,
+}
+
+/// The end of a response that broke.
+#[derive(Debug)]
+struct Breaking {
+    fault: Fault,
+    /// hyper still needs a turn to write what it has.
+    turn: bool,
 }
 
 /// Where the bytes of a response come from.
@@ -238,17 +247,17 @@ where
 {
     /// An answer of ours.
     pub(super) fn fixed(body: Bytes, story: Box<Story>) -> Self {
-        Self { inner: Inner::Fixed(body), story: Some(story), fault: None }
+        Self { inner: Inner::Fixed(body), story: Some(story), breaking: None }
     }
 
     /// Nothing: a 101, whose story the tunnel tells.
     pub(super) fn empty() -> Self {
-        Self { inner: Inner::Fixed(Bytes::new()), story: None, fault: None }
+        Self { inner: Inner::Fixed(Bytes::new()), story: None, breaking: None }
     }
 
     /// A backend's answer, whose lease the story holds.
     pub(super) fn upstream(inner: Inner<B>, story: Box<Story>) -> Self {
-        let mut this = Self { inner, story: Some(story), fault: None };
+        let mut this = Self { inner, story: Some(story), breaking: None };
         if this.is_done() {
             this.ended_well();
         }
@@ -282,16 +291,51 @@ where
 
     /// The response breaks. hyper drops a connection whose body fails together with all that it has not yet written, the
     /// head included: so it gets one turn to write what it has, and learns of the fault at the next.
+    #[cold]
     fn broken(&mut self, fault: Fault, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let last_words = self.last_words(&fault);
         self.ended_badly(&fault);
-        self.fault = Some(Box::new(fault));
+        self.breaking = Some(Box::new(Breaking { fault, turn: last_words.is_some() }));
+        if let Some(event) = last_words {
+            return Poll::Ready(Some(Ok(Frame::data(event))));
+        }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    #[cold]
+    fn breaks(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match self.breaking.take() {
+            Some(mut breaking) if breaking.turn => {
+                breaking.turn = false;
+                self.breaking = Some(breaking);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(breaking) => Poll::Ready(Some(Err(breaking.fault))),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// The error event that the pool wants sent to a client whose SSE stream breaks (`stream_error_event`). Not amid an
+    /// event: the client would take it for a part of that one.
+    fn last_words(&mut self, fault: &Fault) -> Option<Bytes> {
+        let open_ended = self.size_hint().exact().is_none();
+        let story = self.story.as_mut()?;
+        let wanted = story.lease.as_ref()?.live().plan.stream_error_event;
+        if !wanted || !open_ended || fault.blames_client() || !story.meter.as_ref()?.is_between_events() {
+            return None;
+        }
+        let body = Refusal::of_fault(fault).response(&story.request_id).into_body();
+        let event = Bytes::from([b"event: error\ndata: ", body.as_ref(), b"\n\n"].concat());
+        story.bytes_out += event.len() as u64;
+        Some(event)
     }
 
     fn ended_badly(&mut self, fault: &Fault) {
         let Some(story) = &mut self.story else { return };
         story.settled = true;
+        story.meter = None;
         if let Some(mut lease) = story.lease.take() {
             if fault.is_timeout() {
                 lease.failed(Ending::TimedOut);
@@ -322,8 +366,8 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
-        if let Some(fault) = this.fault.take() {
-            return Poll::Ready(Some(Err(*fault)));
+        if this.breaking.is_some() {
+            return this.breaks(cx);
         }
         let polled = match &mut this.inner {
             Inner::Fixed(body) => {
@@ -340,8 +384,11 @@ where
             Inner::Http2(body) => body.poll_frame(cx),
         };
         let Poll::Ready(polled) = polled else {
-            if let Some(story) = &this.story {
+            if let Some(story) = &mut this.story {
                 story.downstream.works.set(true);
+                if let Some(meter) = &mut story.meter {
+                    meter.waiting();
+                }
             }
             return Poll::Pending;
         };
@@ -354,6 +401,9 @@ where
                     story.bytes_out += data.len() as u64;
                     if let Some(lease) = &mut story.lease {
                         lease.received(data.len());
+                    }
+                    if let Some(meter) = &mut story.meter {
+                        meter.piece(data);
                     }
                 }
                 if this.is_done() {

@@ -220,6 +220,7 @@ impl Proxy {
 
 fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbound<'a> {
     let sticky = lease.live().plan.sticky.as_ref();
+    let orca = lease.live().plan.resources.as_ref().is_some_and(|resources| resources.orca);
     let own_cookie = sticky.filter(|sticky| sticky.mode == StickyMode::Cookie).map(|sticky| sticky.name.as_str());
     Outbound {
         head: &story.head,
@@ -230,6 +231,7 @@ fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbou
         asks: order.asks,
         connection_field: order.connection_field,
         own_cookie,
+        orca,
     }
 }
 

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::Downstream;
 use super::affinity::cookies_without;
+use super::orca;
 use crate::config::Cidr;
 use crate::upstream::http1::Asks;
 use crate::upstream::http1::request::{BodyFraming, is_hop_by_hop, write_end, write_field, write_headers, write_line};
@@ -105,6 +106,8 @@ pub struct Outbound<'a> {
     pub connection_field: bool,
     /// A cookie of ours, which backends do not see.
     pub own_cookie: Option<&'a str>,
+    /// The backend is asked for load reports.
+    pub orca: bool,
 }
 
 impl Outbound<'_> {
@@ -123,8 +126,14 @@ impl Outbound<'_> {
         let crumbs = head.version == Version::HTTP_2 && self.own_cookie.is_none();
         let ours = self.own_cookie.is_some();
         write_headers(out, &head.headers, |name, _| {
-            self.passes(name) && !dropped.contains(name) && !((crumbs || ours) && *name == header::COOKIE)
+            self.passes(name)
+                && !dropped.contains(name)
+                && !((crumbs || ours) && *name == header::COOKIE)
+                && !(self.orca && name == orca::FORMAT_HEADER)
         });
+        if self.orca {
+            write_field(out, orca::FORMAT_HEADER, b"text");
+        }
         if let Some(cookies) = self.own_cookie.and_then(|own| cookies_without(&head.headers, own)) {
             write_field(out, "cookie", &cookies);
         }
@@ -183,6 +192,9 @@ impl Outbound<'_> {
                 let name = HeaderName::from_bytes(&line[..colon])?;
                 headers.insert(name, HeaderValue::from_bytes(line[colon + 1..].trim_ascii())?);
             }
+        }
+        if self.orca {
+            headers.insert(orca::FORMAT_HEADER, HeaderValue::from_static("text"));
         }
         headers.insert(X_REQUEST_ID.clone(), self.request_id.clone());
         headers.append(header::VIA, HeaderValue::from_static(via(head.version).1));
@@ -365,6 +377,7 @@ mod tests {
             asks: Asks::default(),
             connection_field: true,
             own_cookie: None,
+            orca: false,
         };
         let mut out = Vec::new();
         outbound.write(&mut out);

@@ -10,6 +10,8 @@ mod error;
 mod forward;
 pub mod framing;
 pub mod headers;
+mod meter;
+mod orca;
 pub mod peek;
 mod retry;
 mod route;

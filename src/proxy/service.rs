@@ -13,6 +13,8 @@ use smallvec::SmallVec;
 use super::body::{Inner, ProxyBody, RequestBody};
 use super::forward::{Answer, Order};
 use super::framing::{self, Framed};
+use super::meter::Meter;
+use super::orca;
 use super::peek::{self, Peek};
 use super::route::{Found, Model};
 use super::story::Story;
@@ -140,8 +142,8 @@ impl Proxy {
             story.attempt(&lease);
             tried.push(lease.backend().id);
             match self.attempt(&order, &lease, body.take(), &mut story).await {
-                Ok(answer) => {
-                    note_response(&mut lease, &answer, &mut story);
+                Ok(mut answer) => {
+                    note_response(&mut lease, &mut answer, &mut story);
                     let again = retry::after_status(&plan.retry, answer.status, &story.head.method, !has_body);
                     match again.filter(|reason| may_retry(&lease, &story, *reason)) {
                         // The answer was read only as far as its head: its connection is closed with it.
@@ -256,6 +258,12 @@ where
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     headers::finish_response(response.headers_mut(), &story.request_id, answer.streamed);
+    if answer.streamed
+        && let (Some(head_at), Some(first_byte)) = (story.head_at, story.first_byte)
+    {
+        let picked = head_at.checked_sub(first_byte).unwrap_or(head_at);
+        story.meter = Some(Meter::begin(lease.backend(), response.headers(), picked));
+    }
     if let Some(session) = &story.session {
         let settled = session.settle(lease.backend(), story.downstream.secure, clock::wall_seconds());
         story.sticky = affinity::settle(settled, response.headers_mut());
@@ -278,11 +286,14 @@ where
 }
 
 /// Tells the lease what the head says.
-fn note_response<B>(lease: &mut Lease, answer: &Answer<B>, story: &mut Story) {
+fn note_response<B>(lease: &mut Lease, answer: &mut Answer<B>, story: &mut Story) {
     let pause = retry_after(answer.status, &answer.headers);
     let now = clock::now();
     lease.responded(answer.status.as_u16(), answer.streamed, pause, now);
     story.head_at = Some(now);
+    if let Some(resources) = lease.live().plan.resources.as_ref().filter(|resources| resources.orca) {
+        orca::take(&mut answer.headers, lease.backend(), resources, now);
+    }
     story.first_byte = lease.first_byte_after();
 }
 

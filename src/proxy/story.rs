@@ -14,6 +14,7 @@ use http::{HeaderValue, Version};
 
 use super::access_log::{AccessLog, End, Record, Sticky};
 use super::headers;
+use super::meter::Meter;
 use super::{Downstream, Proxy, Refusal};
 use crate::backend::{Backend, CodeClass};
 use crate::clock;
@@ -44,6 +45,8 @@ pub(super) struct Story {
     pub(super) first_byte: Option<Duration>,
     /// The attempt whose response is being sent; ends before the story is told.
     pub(super) lease: Option<Lease>,
+    /// Telemetry of its response, where that is a stream.
+    pub(super) meter: Option<Box<Meter>>,
     /// The lease has ended, or there was none.
     pub(super) settled: bool,
     /// When the last attempt's response head was read.
@@ -91,6 +94,7 @@ impl Story {
             connect: None,
             first_byte: None,
             lease: None,
+            meter: None,
             settled: false,
             head_at: None,
             ended_at: None,

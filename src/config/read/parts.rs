@@ -3,6 +3,7 @@
 use toml::de::DeValue;
 
 use super::http_names::url_path;
+use crate::config::Engine;
 use crate::config::plan::*;
 use crate::config::reference as keys;
 use crate::config::source::Finding;
@@ -10,7 +11,12 @@ use crate::config::walk::{Item, Table};
 use crate::config::words::nearest;
 
 pub(super) fn read_health(pool: &Table<'_>, engine: Engine) -> HealthPlan {
-    let default = HealthPlan { path: engine.health_path().to_owned(), ..HealthPlan::default() };
+    let profile = engine.profile();
+    let default = HealthPlan {
+        path: profile.health_path.to_owned(),
+        stalled_after: profile.stalled_after,
+        ..HealthPlan::default()
+    };
     let Some(table) = pool.table("health", &keys::HEALTH) else { return default };
     let kind = table.choice("kind", default.kind, |word| match word {
         "http" => Some(ProbeKind::Http),
@@ -33,6 +39,7 @@ pub(super) fn read_health(pool: &Table<'_>, engine: Engine) -> HealthPlan {
         fall: table.integer("fall", default.fall),
         jitter: table.number("jitter", default.jitter),
         expect_status: read_statuses(&table).unwrap_or(default.expect_status),
+        stalled_after: table.integer("stalled_after", default.stalled_after),
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::http_names::{header_name, resource_name};
 use super::listener::read_certificate;
 use super::{parts, rl, sessions};
+use crate::config::Engine;
 use crate::config::address::check_host_name;
 use crate::config::plan::*;
 use crate::config::reference as keys;
@@ -38,7 +39,7 @@ pub(super) fn read_pools(root: &Table<'_>) -> Vec<PoolPlan> {
 fn read_pool(name: &str, table: &Table<'_>) -> PoolPlan {
     let kind = table.choice("strategy", StrategyKind::PeakEwma, StrategyKind::from_name);
     let default = PoolPlan::new(name, kind, Vec::new());
-    let engine = table.choice("engine", default.engine, engine);
+    let engine = table.choice("engine", default.engine, Engine::named);
     let protocol = table.choice("protocol", default.protocol, protocol);
     let certainly_plain = protocol.is_plain() && !table.walk.at_fault(&table.at("protocol"));
     let resources = sessions::read_resources(table);
@@ -72,19 +73,6 @@ fn read_pool(name: &str, table: &Table<'_>) -> PoolPlan {
         stream_error_event: table.flag("stream_error_event", default.stream_error_event),
         name: default.name,
     }
-}
-
-fn engine(word: &str) -> Option<Engine> {
-    Some(match word {
-        "vllm" => Engine::Vllm,
-        "sglang" => Engine::Sglang,
-        "tgi" => Engine::Tgi,
-        "ollama" => Engine::Ollama,
-        "llamacpp" => Engine::Llamacpp,
-        "triton" => Engine::Triton,
-        "generic" => Engine::Generic,
-        _ => return None,
-    })
 }
 
 fn protocol(word: &str) -> Option<Protocol> {

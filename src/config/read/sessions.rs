@@ -65,6 +65,7 @@ fn read_scrape(table: &Table<'_>) -> ScrapePlan {
     }
     ScrapePlan {
         path: table.parsed("path", url_path).unwrap_or(default.path),
+        port: table.integer("metrics_port", default.port),
         interval: table.duration("interval", default.interval),
         names,
     }

@@ -138,6 +138,13 @@ pub(in crate::config) static HEALTH: Section = Section {
         key("fall", Integer(1, 1000), "3", "Failures in a row that take it down."),
         key("jitter", Number(0.0, 1.0), "0.1", "Share of the interval drawn at random, so that probes spread."),
         key("expect_status", List("statuses and ranges"), "[\"200-299\"]", "Answers that pass."),
+        key(
+            "stalled_after",
+            Integer(0, 1000),
+            "0",
+            "Intervals without progress, requests in flight, after which a backend is ejected as stalled; 0: never. The \
+             default is the engine's: 3 for vllm, sglang, tgi and llamacpp.",
+        ),
     ],
 };
 
@@ -263,6 +270,12 @@ pub(in crate::config) static SCRAPE: Section = Section {
     about: "Scraping each backend.",
     keys: &[
         key("path", Text("path"), "\"/metrics\"", "Where its metrics are."),
+        key(
+            "metrics_port",
+            Integer(0, 65_535),
+            "0",
+            "Where its metrics are; 0: the engine's (triton 8002, else the backend's own).",
+        ),
         key("interval", lasting(HOUR), "\"1s\"", "How often."),
         example("names", Table, "{ memory = \"…\" }", "Metric names other than the engine's."),
     ],

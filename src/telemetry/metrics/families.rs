@@ -59,6 +59,24 @@ families! {
         "Time from the pick of a backend to the last byte.";
     FIRST_BYTE = Histogram "evenkeel_first_byte_seconds" ["pool", "backend"]
         "Time from the pick of a backend to the first byte of its response.";
+    FIRST_TOKEN = Histogram "evenkeel_first_token_seconds" ["pool", "backend"]
+        "Time from the pick of a backend to the first event of its stream that has content.";
+    STREAM_GAP = Histogram "evenkeel_stream_gap_seconds" ["pool", "backend"]
+        "Time between two pieces of a streamed response.";
+    STREAM_BYTES = Counter "evenkeel_stream_bytes_total" ["pool", "backend"]
+        "Body bytes of streamed responses.";
+    STREAM_EVENTS = Counter "evenkeel_stream_events_total" ["pool", "backend"]
+        "Events of streamed responses.";
+    STREAMS_OPEN = Gauge "evenkeel_streams_open" ["pool", "backend"]
+        "Streamed responses at present.";
+    RESOURCE_USE = Gauge "evenkeel_resource_use_ratio" ["pool", "backend", "resource"]
+        "Share of a resource that a backend says is in use, 0-1; absent while unknown.";
+    RESOURCE_AGE = Gauge "evenkeel_resource_age_seconds" ["pool", "backend"]
+        "Age of the last sample of a backend's resources.";
+    RESOURCE_SAMPLES = Counter "evenkeel_resource_samples_total" ["pool", "backend", "source", "result"]
+        "Attempts to learn a backend's resources, by source.";
+    ENGINE_REQUESTS = Gauge "evenkeel_engine_requests" ["pool", "backend", "state"]
+        "Requests that a backend itself says are running or waiting there, of all clients; absent while unknown.";
     QUEUE_WAIT = Histogram "evenkeel_queue_wait_seconds" ["pool"]
         "Time that requests waited for a place at a backend.";
     DECISION = Histogram "evenkeel_decision_seconds" ["pool", "strategy"]
