@@ -5,7 +5,6 @@
 //! socket: hyper's buffers cost some 20 KiB, and a balancer in front of people holds many idle connections.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -160,10 +159,7 @@ async fn serve_http1(
 ) -> Option<Stream> {
     let activity = Rc::new(Activity::default());
     let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream)).watching_for_departure();
-    let service = service_fn(|request| {
-        let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
-        async move { Ok::<_, Infallible>(proxy.handle(downstream, request).await) }
-    });
+    let service = service_fn(|request| Rc::clone(proxy).handle(downstream, request));
     let mut connection = http1_builder(&downstream.listener).serve_connection(io, service);
     let mut watch = Watch::new(entry, &activity, downstream);
     let mut draining = false;

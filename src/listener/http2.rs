@@ -2,7 +2,6 @@
 //! bounded (Rapid Reset, MadeYouReset, header lists), drained by GOAWAY. A stream whose client takes nothing is reset
 //! after `write_idle_timeout`; hyper would hold it, and what it asked of a backend, for as long as the client likes.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -66,13 +65,13 @@ pub(super) async fn serve(
     let service = service_fn(|request| {
         let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
         async move {
-            let mut answer = pin!(proxy.handle(Rc::clone(&downstream), request));
+            let mut answer = pin!(proxy.handle(&downstream, request));
             poll_fn(|cx| {
                 let polled = answer.as_mut().poll(cx);
                 if polled.is_pending() {
                     downstream.works.set(true);
                 }
-                polled.map(Ok::<_, Infallible>)
+                polled
             })
             .await
         }

@@ -234,20 +234,36 @@ impl Lease {
 }
 
 impl Lease {
-    /// Ends it at `now`, which the caller has read already. Dropping it does the same, with a reading of its own.
-    pub fn end(mut self, now: Instant) {
-        self.report(now);
+    /// Ends it at `now`, which the caller has read already; returns how long it took. Dropping it does the same, with a
+    /// reading of its own.
+    pub fn end(mut self, now: Instant) -> Duration {
+        let total = now.saturating_duration_since(self.started);
+        self.report(now, total);
+        total
+    }
+
+    /// Ends it at the moment its response head was read, for a response that was whole then.
+    pub fn end_with_head(mut self, now: Instant) -> Duration {
+        let total = self.first_byte.unwrap_or_default();
+        self.report(now, total);
+        total
+    }
+
+    /// When it began.
+    #[inline]
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// Reports how it ended, once.
-    fn report(&mut self, now: Instant) {
+    fn report(&mut self, now: Instant, total: Duration) {
         if self.in_flight.is_none() {
             return;
         }
         let outcome = Outcome {
             ending: self.ending.unwrap_or(Ending::ClientGone),
             first_byte: self.first_byte,
-            total: now.saturating_duration_since(self.started),
+            total,
             body_bytes: self.body_bytes,
             streamed: self.streamed,
             retry_after: self.retry_after,
@@ -278,7 +294,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.in_flight.is_some() {
-            self.report(clock::now());
+            let now = clock::now();
+            self.report(now, now.saturating_duration_since(self.started));
         }
     }
 }

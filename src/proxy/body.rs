@@ -13,18 +13,17 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Refusal;
 use super::access_log::End;
 use super::headers;
 use super::story::Story;
-use super::{Downstream, Upload};
+use super::{Refusal, Upload};
 use crate::backend::Ending;
 use crate::clock::{self, Deadline};
 use crate::upstream::Fault;
 use crate::upstream::http1::ResponseBody;
 use crate::upstream::http2::{self, OutBody, StreamPermit};
 
-/// A client's request body.
+/// A client's request body. Always boxed: futures and exchanges hold several slots for it, and most requests have none.
 #[derive(Debug)]
 pub struct RequestBody<B> {
     inner: B,
@@ -48,8 +47,10 @@ pub struct RequestBody<B> {
 }
 
 impl<B> RequestBody<B> {
-    /// `inner`, counted in `received`, limited as the listener of `downstream` says.
-    pub(super) fn new(inner: B, received: Rc<Cell<u64>>, downstream: &Rc<Downstream>) -> Self {
+    /// The body of the request that `story` is about.
+    pub(super) fn new(inner: B, story: &mut Story) -> Self {
+        let received = story.count_body();
+        let downstream = &story.downstream;
         Self {
             inner,
             received,
@@ -235,7 +236,7 @@ pub(super) enum Inner<B> {
     /// An answer of ours.
     Fixed(Bytes),
     /// A backend's, over HTTP/1.1.
-    Http1(ResponseBody<RequestBody<B>>),
+    Http1(ResponseBody<Box<RequestBody<B>>>),
     /// A backend's, over HTTP/2.
     Http2(Box<Http2Body>),
 }
@@ -502,7 +503,7 @@ impl UploadFault {
 pub(super) struct Lent<B>(Rc<LentBody<B>>);
 
 struct LentBody<B> {
-    body: RefCell<Option<RequestBody<B>>>,
+    body: RefCell<Option<Box<RequestBody<B>>>>,
     /// There was a body to lend: where it is missing it was taken back.
     lent: bool,
     /// Grows with every piece that was taken.
@@ -518,7 +519,7 @@ struct LentBody<B> {
 struct Borrowed<B>(Rc<LentBody<B>>);
 
 impl<B> Lent<B> {
-    pub(super) fn new(body: Option<RequestBody<B>>, idle: Duration) -> Self {
+    pub(super) fn new(body: Option<Box<RequestBody<B>>>, idle: Duration) -> Self {
         Self(Rc::new(LentBody {
             lent: body.is_some(),
             body: RefCell::new(body),
@@ -540,7 +541,7 @@ impl<B> Lent<B> {
     }
 
     /// Takes the body back; the borrower sees it fail.
-    pub(super) fn take_back(&self) -> Option<RequestBody<B>> {
+    pub(super) fn take_back(&self) -> Option<Box<RequestBody<B>>> {
         let body = self.0.body.borrow_mut().take();
         // Wakes the borrower, if it waits for the client.
         self.0.deadline.force();

@@ -45,7 +45,7 @@ pub(super) struct Answer<B> {
 /// A failed attempt, and the client's body if another may follow.
 pub(super) struct FailedAttempt<B> {
     pub(super) error: UpstreamError,
-    pub(super) body: Option<RequestBody<B>>,
+    pub(super) body: Option<Box<RequestBody<B>>>,
 }
 
 impl Proxy {
@@ -54,7 +54,7 @@ impl Proxy {
         &self,
         order: &Order<'_>,
         lease: &Lease,
-        body: Option<RequestBody<B>>,
+        body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where
@@ -71,7 +71,7 @@ impl Proxy {
         &self,
         order: &Order<'_>,
         lease: &Lease,
-        mut body: Option<RequestBody<B>>,
+        mut body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where
@@ -100,7 +100,7 @@ impl Proxy {
                 Err(failed) => failed,
             };
             body = failed.body;
-            let kept = body.as_ref().is_none_or(RequestBody::can_replay);
+            let kept = body.as_ref().is_none_or(|body| body.can_replay());
             if !retry::is_stale(&failed.error, failed.reused, &story.head.method, kept) {
                 return Err(FailedAttempt { error: failed.error, body });
             }
@@ -129,9 +129,9 @@ impl Proxy {
         order: &Order<'_>,
         lease: &Lease,
         mut connection: Box<Connection>,
-        body: Option<RequestBody<B>>,
+        body: Option<Box<RequestBody<B>>>,
         story: &Story,
-    ) -> Exchange<RequestBody<B>>
+    ) -> Exchange<Box<RequestBody<B>>>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -152,7 +152,7 @@ impl Proxy {
         &self,
         order: &Order<'_>,
         lease: &Lease,
-        mut body: Option<RequestBody<B>>,
+        mut body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where
@@ -204,7 +204,7 @@ impl Proxy {
                 Some(fault) => UpstreamError { fault, ..error },
                 None => error,
             };
-            let kept = body.as_ref().is_none_or(RequestBody::can_replay);
+            let kept = body.as_ref().is_none_or(|body| body.can_replay());
             if since > 0 || !retry::is_stale(&error, permit.is_reused(), &story.head.method, kept) {
                 return Err(FailedAttempt { error, body });
             }

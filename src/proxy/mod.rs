@@ -26,12 +26,13 @@ pub use upgrade::Tunnel;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -74,6 +75,18 @@ impl Shared {
     }
 }
 
+/// The way from a worker's cache to the routing it caches.
+#[derive(Debug)]
+struct SharedRouting(Arc<Shared>);
+
+impl Deref for SharedRouting {
+    type Target = ArcSwap<Routing>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.routing
+    }
+}
+
 /// The request path of one worker.
 #[derive(Debug)]
 pub struct Proxy {
@@ -84,6 +97,8 @@ pub struct Proxy {
     /// This worker's HTTP/2 connections to backends.
     pub http2: Http2Connections,
     rng: RefCell<SmallRng>,
+    /// Routes and pools as this worker saw them last: to see that they are still the same costs a tenth of a load.
+    routing: RefCell<Cache<SharedRouting, Arc<Routing>>>,
     /// What [`endings`] said when it was looked at last.
     endings: Cell<u64>,
 }
@@ -91,8 +106,10 @@ pub struct Proxy {
 impl Proxy {
     /// A request path with chance of its own, seeded by `seed`.
     pub fn new(shared: Arc<Shared>, seed: u64) -> Self {
+        let routing = RefCell::new(Cache::new(SharedRouting(Arc::clone(&shared))));
         Self {
             shared,
+            routing,
             idle: IdleConnections::default(),
             http2: Http2Connections::default(),
             rng: RefCell::new(SmallRng::seed_from_u64(seed)),
@@ -103,7 +120,9 @@ impl Proxy {
     /// Closes idle upstream connections that are too old, dead, or lead to a backend that takes no more requests, and
     /// lets requests at a backend whose connections were ended notice it.
     pub fn sweep(&self) {
-        let routing = self.shared.routing.load();
+        // Also lets go of pools that are gone.
+        let mut routing = self.routing.borrow_mut();
+        let routing = routing.load();
         let wanted: Vec<u64> = routing
             .pools
             .iter()
@@ -126,6 +145,8 @@ impl Proxy {
 pub struct Downstream {
     /// The client, or the proxy before us.
     pub peer: IpAddr,
+    /// The key of `peer` for `ip_hash`.
+    key: u64,
     /// `peer` as text.
     pub peer_text: String,
     /// Its forwarded fields in wire form, where `peer` is not trusted.
@@ -161,6 +182,7 @@ impl Downstream {
         let peer_text = peer.to_string();
         Self {
             peer,
+            key: service::address_key(peer),
             forwarded: headers::forwarded(&peer_text, secure),
             peer_text,
             host: RefCell::new(None),

@@ -1,11 +1,13 @@
 //! Every step of a request, in order.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use smallvec::SmallVec;
@@ -33,53 +35,56 @@ type Tried = SmallVec<[BackendId; 4]>;
 
 impl Proxy {
     /// Answers one request: checked, routed, sent to a backend (perhaps to several, one after the other), streamed back.
-    pub async fn handle<B>(self: Rc<Self>, downstream: Rc<Downstream>, request: Request<B>) -> Response<ProxyBody<B>>
+    /// The head is taken into its story before the future is made: futures are moved, and heads are large.
+    pub fn handle<B>(
+        self: Rc<Self>,
+        downstream: &Rc<Downstream>,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<ProxyBody<B>>, Infallible>> + use<B>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
     {
-        let now = clock::now();
         let (head, body) = request.into_parts();
-        let client = headers::client_address(&head.headers, &downstream);
-        let request_id = headers::request_id(&head.headers, downstream.trusted, &mut *self.rng.borrow_mut());
-        let mut story = Story::begin(head, request_id, client, now, Rc::clone(&self), Rc::clone(&downstream));
-        let checked = framing::check(
-            &story.head,
-            &downstream.listener,
-            downstream.host.borrow().as_ref().map_or(b"", HeaderValue::as_bytes),
-        );
-        let framed = match checked {
-            Ok(framed) => framed,
-            Err(refusal) => return refuse(refusal, story),
-        };
-        if !framed.known_host
-            && let Some(host) = story.head.headers.get(header::HOST)
-        {
-            *downstream.host.borrow_mut() = HeaderValue::from_bytes(host.as_bytes()).ok();
-        }
-        framing::one_hop_less(&mut story.head);
-        let has_body = !body.is_end_stream();
-        let mut body = has_body.then(|| RequestBody::new(body, story.count_body(), &downstream));
-        match self.route(&story, &mut body).await {
-            Ok(pool) => self.forward(pool, &downstream, framed, body, story).await,
-            Err(refusal) => refuse(refusal, story),
+        let mut story = self.begin(downstream, head);
+        let checked = check(&mut story, downstream);
+        async move {
+            let framed = match checked {
+                Ok(framed) => framed,
+                Err(refusal) => return Ok(refuse(refusal, story)),
+            };
+            let has_body = !body.is_end_stream();
+            let mut body = has_body.then(|| Box::new(RequestBody::new(body, &mut story)));
+            Ok(match self.route(&story, &mut body).await {
+                Ok(pool) => self.forward(pool, framed, body, story).await,
+                Err(refusal) => refuse(refusal, story),
+            })
         }
     }
 
+    fn begin(self: &Rc<Self>, downstream: &Rc<Downstream>, head: Parts) -> Box<Story> {
+        let now = clock::now();
+        let client = headers::client_address(&head.headers, downstream);
+        let request_id = headers::request_id(&head.headers, downstream.trusted, &mut *self.rng.borrow_mut());
+        Story::begin(head, request_id, client, now, Rc::clone(self), Rc::clone(downstream))
+    }
+
     /// The pool of a request. Its body is looked into only when a route asks for the model.
-    async fn route<B>(&self, story: &Story, body: &mut Option<RequestBody<B>>) -> Result<Arc<Pool>, Refusal>
+    async fn route<B>(&self, story: &Story, body: &mut Option<Box<RequestBody<B>>>) -> Result<Arc<Pool>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
         let path = story.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::path);
-        let find = |model: Model<'_>| {
-            let routing = self.shared.routing.load();
-            match routing.find(story.host.as_bytes(), path, &story.head.headers, model) {
-                Found::Pool(pool) => Ok(Arc::clone(pool)),
-                Found::NeedsModel(most) => Err(Some(most)),
-                Found::Nothing => Err(None),
-            }
+        let find = |model: Model<'_>| match self.routing.borrow_mut().load().find(
+            story.host.as_bytes(),
+            path,
+            &story.head.headers,
+            model,
+        ) {
+            Found::Pool(pool) => Ok(Arc::clone(pool)),
+            Found::NeedsModel(most) => Err(Some(most)),
+            Found::Nothing => Err(None),
         };
         let most = match find(Model::Unknown) {
             Ok(pool) => return Ok(pool),
@@ -103,15 +108,15 @@ impl Proxy {
     async fn forward<B>(
         &self,
         pool: Arc<Pool>,
-        downstream: &Downstream,
         framed: Framed,
-        mut body: Option<RequestBody<B>>,
+        mut body: Option<Box<RequestBody<B>>>,
         mut story: Box<Story>,
     ) -> Response<ProxyBody<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
     {
+        let downstream = Rc::clone(&story.downstream);
         let first = pool.live();
         let plan = &first.plan;
         let has_body = body.is_some();
@@ -121,7 +126,7 @@ impl Proxy {
             body.keep(most_kept);
         }
         let order = Order {
-            downstream,
+            downstream: &downstream,
             framing: headers::body_framing(&story.head.method, framed.content_length, has_body),
             asks: Asks {
                 expect_continue: framed.expect_continue && has_body,
@@ -157,7 +162,7 @@ impl Proxy {
                 Err(failed) => {
                     body = failed.body;
                     blame(&mut lease, &failed.error);
-                    let kept = body.as_ref().is_none_or(RequestBody::can_replay);
+                    let kept = body.as_ref().is_none_or(|body| body.can_replay());
                     let again = retry::after_failure(&plan.retry, &failed.error, &story.head.method, kept);
                     match again.filter(|reason| may_retry(&lease, &story, *reason)) {
                         Some(reason) => story.retry = Some(reason),
@@ -187,7 +192,8 @@ impl Proxy {
         story: &mut Story,
     ) -> Result<Lease, Refusal> {
         let now = if tried.is_empty() { story.arrived } else { clock::now() };
-        let key = Some(address_key(story.client));
+        let peer = &story.downstream;
+        let key = Some(if story.client == peer.peer { peer.key } else { address_key(story.client) });
         if tried.is_empty() {
             let sticky = live.sticky.as_ref();
             story.session = sticky.map(|sticky| affinity::session(sticky, &story.head.headers, story.client));
@@ -225,6 +231,22 @@ impl Proxy {
             }
         }
     }
+}
+
+/// Whether the head may pass.
+#[inline]
+fn check(story: &mut Story, downstream: &Downstream) -> Result<Framed, Refusal> {
+    let known_host = downstream.host.borrow();
+    let known = known_host.as_ref().map_or(b"".as_slice(), HeaderValue::as_bytes);
+    let framed = framing::check(&story.head, &downstream.listener, known)?;
+    drop(known_host);
+    if !framed.known_host
+        && let Some(host) = story.head.headers.get(header::HOST)
+    {
+        *downstream.host.borrow_mut() = HeaderValue::from_bytes(host.as_bytes()).ok();
+    }
+    framing::one_hop_less(&mut story.head);
+    Ok(framed)
 }
 
 /// An answer of our own.
@@ -349,7 +371,7 @@ fn may_retry(lease: &Lease, story: &Story, reason: RetryReason) -> bool {
 
 /// The key of a client address for `ip_hash`, stable across processes and versions. An IPv4 client is the same client on
 /// a listener of both families.
-fn address_key(address: std::net::IpAddr) -> u64 {
+pub(super) fn address_key(address: std::net::IpAddr) -> u64 {
     match address.to_canonical() {
         std::net::IpAddr::V4(v4) => stable_hash(&v4.octets()),
         std::net::IpAddr::V6(v6) => stable_hash(&v6.octets()),

@@ -51,8 +51,8 @@ pub(super) struct Story {
     pub(super) settled: bool,
     /// When the last attempt's response head was read.
     pub(super) head_at: Option<Instant>,
-    /// When the response was whole.
-    ended_at: Option<Instant>,
+    /// From the arrival until the response was whole.
+    total: Option<Duration>,
     pub(super) retry: Option<RetryReason>,
     pub(super) sticky: Sticky,
     /// The session it belongs to, where the pool has sessions.
@@ -97,7 +97,7 @@ impl Story {
             meter: None,
             settled: false,
             head_at: None,
-            ended_at: None,
+            total: None,
             retry: None,
             sticky: Sticky::None,
             session: None,
@@ -125,11 +125,18 @@ impl Story {
     /// that moment need not be read from the clock again.
     pub(super) fn served(&mut self, with_head: bool) {
         let Some(mut lease) = self.lease.take() else { return };
-        let now = self.head_at.filter(|_| with_head).unwrap_or_else(clock::now);
         self.end = End::Ok;
-        self.ended_at = Some(now);
         lease.completed();
-        lease.end(now);
+        let started = lease.started();
+        let (now, taken) = match self.head_at.filter(|_| with_head) {
+            Some(now) => (now, lease.end_with_head(now)),
+            None => {
+                let now = clock::now();
+                (now, lease.end(now))
+            }
+        };
+        // Most requests are sent on as they arrive.
+        self.total = Some(if started == self.arrived { taken } else { now.saturating_duration_since(self.arrived) });
     }
 
     /// A connection is free again.
@@ -196,7 +203,7 @@ impl Story {
 impl Drop for Story {
     fn drop(&mut self) {
         self.lease = None;
-        let total = self.ended_at.unwrap_or_else(clock::now).saturating_duration_since(self.arrived);
+        let total = self.total.unwrap_or_else(|| clock::now().saturating_duration_since(self.arrived));
         self.count(total);
         if self.proxy.shared.logs_access.load(Relaxed) {
             self.log(&self.proxy.shared.access_log.load(), total);

@@ -1,6 +1,7 @@
 //! A response head from an untrusted backend, parsed strictly. Pure: bytes in, verdict out.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use bytes::BytesMut;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -118,24 +119,31 @@ fn parse_with<const FIELDS: usize>(buffer: &mut BytesMut, method: &Method) -> Re
 
     // Offsets first: once the buffer is frozen, values become slices of it.
     let base = buffer.as_ptr() as usize;
-    let mut kept: SmallVec<[(HeaderName, u32, u32); USUAL_FIELDS]> = SmallVec::new();
+    let mut kept: SmallVec<[Kept; USUAL_FIELDS]> = SmallVec::new();
     let mut seen = Seen::default();
     for field in parsed.headers.iter() {
-        let name = match framing_field(field.name.as_bytes(), field.value, &mut seen)? {
+        let known = match framing_field(field.name.as_bytes(), field.value, &mut seen)? {
             Field::Ours => continue,
-            Field::Known(name) => name,
-            Field::Other => HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "invalid header name")?,
+            Field::Known(name) => Some(name),
+            Field::Other => None,
         };
-        let at = field.value.as_ptr() as usize - base;
-        kept.push((name, at as u32, (at + field.value.len()) as u32));
+        let at = |part: &[u8]| {
+            let from = part.as_ptr() as usize - base;
+            from..from + part.len()
+        };
+        kept.push(Kept { known, name: at(field.name.as_bytes()), value: at(field.value) });
     }
     let frozen = buffer.split_to(used).freeze();
     let mut headers = HeaderMap::with_capacity(kept.len() + 4);
-    for (name, from, to) in kept.drain(..) {
+    for field in &kept {
+        let name = match field.known {
+            Some(name) => name.clone(),
+            None => HeaderName::from_bytes(&frozen[field.name.clone()]).map_err(|_| "invalid header name")?,
+        };
         if seen.named_by_connection.contains(&name) {
             continue;
         }
-        let value = HeaderValue::from_maybe_shared(frozen.slice(from as usize..to as usize));
+        let value = HeaderValue::from_maybe_shared(frozen.slice(field.value.clone()));
         headers.append(name, value.map_err(|_| "invalid header value")?);
     }
     let framing = framing(&seen, status, version, method)?;
@@ -157,10 +165,21 @@ enum Field {
     /// It is between the backend and us.
     Ours,
     /// It passes, and its name was recognized on the way.
-    Known(HeaderName),
+    Known(&'static HeaderName),
     /// It passes.
     Other,
 }
+
+/// Where a field that passes stands in the head.
+struct Kept {
+    known: Option<&'static HeaderName>,
+    name: Range<usize>,
+    value: Range<usize>,
+}
+
+static CONTENT_TYPE: HeaderName = header::CONTENT_TYPE;
+static SERVER: HeaderName = header::SERVER;
+static DATE: HeaderName = header::DATE;
 
 /// Notes what a framing or hop-by-hop field says. By length first: most fields are told
 /// apart by one comparison, before a `HeaderName` is made of them.
@@ -199,15 +218,15 @@ fn framing_field(name: &[u8], value: &[u8], seen: &mut Seen) -> Result<Field, &'
         }
         12 if is!(b"content-type", b"Content-Type") => {
             seen.streamed = is_event_stream(value);
-            Ok(Field::Known(header::CONTENT_TYPE))
+            Ok(Field::Known(&CONTENT_TYPE))
         }
         // `Trailer` passes: it announces end-to-end fields, and hyper sends trailers only when it is there.
         10 if is!(b"keep-alive", b"Keep-Alive") => Ok(Field::Ours),
         2 if is!(b"te", b"TE") => Ok(Field::Ours),
         16 if is!(b"proxy-connection", b"Proxy-Connection") => Ok(Field::Ours),
         18 if is!(b"proxy-authenticate", b"Proxy-Authenticate") => Ok(Field::Ours),
-        6 if is!(b"server", b"Server") => Ok(Field::Known(header::SERVER)),
-        4 if is!(b"date", b"Date") => Ok(Field::Known(header::DATE)),
+        6 if is!(b"server", b"Server") => Ok(Field::Known(&SERVER)),
+        4 if is!(b"date", b"Date") => Ok(Field::Known(&DATE)),
         _ => Ok(Field::Other),
     }
 }
