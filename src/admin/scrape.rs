@@ -136,8 +136,7 @@ fn health(out: &mut Exposition, pools: &[Walked]) {
     }
     let mut family = out.family(&families::EJECTIONS);
     for (pool, backend) in each(pools) {
-        let stats = &backend.stats;
-        for (reason, count) in [(Reason::ConsecutiveFailures, &stats.ejections), (Reason::Stalled, &stats.stalls)] {
+        for (reason, count) in Reason::EJECTING.into_iter().zip(&backend.stats.ejections) {
             family.sample(&[pool, &backend.name, reason.name()], count.load(Relaxed));
         }
     }
@@ -234,6 +233,10 @@ fn pool_wide(out: &mut Exposition, pools: &[Walked]) {
     let mut family = out.family(&families::CLIENT_DISCONNECTS);
     for Walked { pool, .. } in pools {
         family.sample(&[&pool.name], pool.stats.client_disconnects.load(Relaxed));
+    }
+    let mut family = out.family(&families::NONE_HEALTHY);
+    for Walked { pool, .. } in pools {
+        family.sample(&[&pool.name], u8::from(pool.none_healthy()));
     }
     let mut family = out.family(&families::FAIL_OPEN);
     for Walked { pool, .. } in pools {

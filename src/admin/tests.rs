@@ -276,6 +276,8 @@ async fn metrics_are_sound() {
         ("evenkeel_tls_certificate_expiry_timestamp_seconds{file=\"a\\\"b.pem\"}", 2_000_000_000.0),
         ("evenkeel_health_checks_total{pool=\"p\",backend=\"a\",result=\"passed\"}", 1.0),
         ("evenkeel_ejections_total{pool=\"p\",backend=\"a\",reason=\"consecutive_failures\"}", 0.0),
+        ("evenkeel_ejections_total{pool=\"p\",backend=\"a\",reason=\"failure_rate\"}", 0.0),
+        ("evenkeel_pool_none_healthy{pool=\"p\"}", 0.0),
         ("evenkeel_retries_total{pool=\"p\",reason=\"connect_failure\"}", 0.0),
         ("evenkeel_client_disconnects_total{pool=\"p\"}", 0.0),
         ("evenkeel_access_log_lost_lines_total", 7.0),

@@ -295,7 +295,7 @@ impl BackendView {
             },
             drain: (state == "draining").then(|| DrainView { remaining_s: remaining.map(rounded) }),
             leaving,
-            ejections: backend.stats.ejections.load(Relaxed),
+            ejections: backend.stats.ejections.iter().map(|count| count.load(Relaxed)).sum(),
             last_check: backend.probes.last().map(|(report, at)| CheckView {
                 result: report.result.name(),
                 detail: report.detail,

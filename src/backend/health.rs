@@ -6,16 +6,32 @@
 //! remembered beneath it. After an ejection the backend is on trial: the first request begun since then decides, one
 //! failure ejects it again.
 //!
+//! Live traffic ejects in two ways: by failures in a row, and by a share of failures. Both are judged beside the other
+//! backends ([`Peers`]): when all of them fail alike it is no backend's fault, and ejecting would only crowd the rest.
+//!
 //! Every transition is returned as a [`HealthChange`], so that the caller logs it, counts it and publishes a new set of
 //! candidates; no other code changes health. Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
-use super::{Ending, Outcome, ProbeResult};
+use super::{Ending, Outcome, ProbeResult, Tally};
 use crate::config::{HealthPlan, OutlierPlan, ProbeKind};
 
 /// An ejection never lasts longer than this, whatever is configured: it keeps the arithmetic of times in range.
 const EJECTION_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A run of failures ejects when it would be rarer than this at the rate at which the others fail: at a thousand requests
+/// a second chance alone would bring one such run a day.
+const RUN_BY_CHANCE: f64 = 1e-8;
+/// The same on trial, where the backend is under suspicion.
+const TRIAL_BY_CHANCE: f64 = 0.2;
+/// A share of failures is judged from this many attempts of the window on.
+const LEAST_ATTEMPTS: u64 = 20;
+/// How sure we are of a backend's own share and of the others', in standard deviations. The own one is looked at four
+/// times a second, and a wrong ejection costs capacity.
+const SURE_OF_OWN: f64 = 3.0;
+const SURE_OF_OTHERS: f64 = 2.0;
+/// How many times the others' share its own must be.
+const TIMES_WORSE: f64 = 1.5;
 
 /// Where a backend stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +77,8 @@ pub enum Reason {
     Loading,
     /// Consecutive failures of live traffic.
     ConsecutiveFailures,
+    /// A share of failures of live traffic far above that of the others.
+    FailureRate,
     /// The first request after an ejection failed too.
     TrialFailed,
     /// Requests were in flight, and nothing moved.
@@ -76,6 +94,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Those that eject, in the order of the counters.
+    pub const EJECTING: [Self; 4] = [Self::ConsecutiveFailures, Self::FailureRate, Self::TrialFailed, Self::Stalled];
+
     /// The label in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -84,6 +105,7 @@ impl Reason {
             Self::ProbeTimedOut => "probe_timed_out",
             Self::Loading => "loading",
             Self::ConsecutiveFailures => "consecutive_failures",
+            Self::FailureRate => "failure_rate",
             Self::TrialFailed => "trial_failed",
             Self::Stalled => "stalled",
             Self::Progressed => "progressed",
@@ -116,8 +138,10 @@ pub struct HealthRules {
     pub fall: u32,
     /// Whether probes run at all; without them a backend is up.
     pub probed: bool,
-    /// Failures of live traffic in a row that eject; 0: never.
+    /// Failures of live traffic in a row that eject; 0: traffic never ejects.
     pub consecutive_failures: u32,
+    /// The share of failures above which a backend much worse than the others is ejected; 0: never.
+    pub failure_rate: f64,
     /// First ejection; the n-th in a row lasts n times as long.
     pub base_ejection: Duration,
     /// Longest ejection.
@@ -132,6 +156,7 @@ impl HealthRules {
             fall: health.fall,
             probed: health.kind != ProbeKind::None,
             consecutive_failures: outlier.consecutive_failures,
+            failure_rate: outlier.failure_rate,
             base_ejection: outlier.base_ejection,
             max_ejection: outlier.max_ejection,
         }
@@ -140,6 +165,24 @@ impl HealthRules {
     /// How long the `nth` ejection in a row lasts.
     fn ejection(&self, nth: u32) -> Duration {
         self.base_ejection.saturating_mul(nth).min(self.max_ejection).min(EJECTION_LIMIT)
+    }
+}
+
+/// What the pool knows of the other backends when one is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Peers {
+    /// The pool's cap allows one more ejection.
+    pub may_eject: bool,
+    /// How attempts ended lately at the others that are up: of the middle one of them. `None`: nobody else had any.
+    pub usual: Option<Tally>,
+}
+
+impl Peers {
+    /// How many failures in a row are no chance, when failures are as common as among the others: the run that would be
+    /// rarer than `by_chance`. At least 1; endless when all the others' attempts fail.
+    fn telling_run(&self, by_chance: f64) -> f64 {
+        let usual = self.usual.map_or(0.0, Tally::share);
+        if usual <= 0.0 { 1.0 } else { (by_chance.ln() / usual.ln()).ceil().max(1.0) }
     }
 }
 
@@ -275,15 +318,16 @@ impl Health {
         }
     }
 
-    /// A request ended `now`. `may_eject`: whether the pool's cap allows one more ejection; when it does not, the next
-    /// failure asks again.
-    pub fn served(&mut self, outcome: &Outcome, now: Instant, may_eject: bool) -> Option<HealthChange> {
-        if outcome.ending == Ending::ClientGone || self.ejected_until.is_some() {
-            return None;
-        }
-        // A request that began before the last ejection ended says nothing about now: a stream may take minutes to break.
+    /// Whether a request that ended `now` began before the last ejection ended. It says nothing about now: a stream may
+    /// take minutes to break.
+    pub fn predates(&self, outcome: &Outcome, now: Instant) -> bool {
         let began = now.checked_sub(outcome.total).unwrap_or(now);
-        if self.released.is_some_and(|released| began < released) {
+        self.released.is_some_and(|released| began < released)
+    }
+
+    /// A request ended `now`. When the pool's cap forbids one more ejection, the next failure asks again.
+    pub fn served(&mut self, outcome: &Outcome, now: Instant, peers: &Peers) -> Option<HealthChange> {
+        if outcome.ending == Ending::ClientGone || self.ejected_until.is_some() || self.predates(outcome, now) {
             return None;
         }
         if !outcome.ending.blames_backend() {
@@ -292,13 +336,15 @@ impl Health {
             return None;
         }
         self.traffic_failures = self.traffic_failures.saturating_add(1);
-        let limit = self.rules.consecutive_failures;
-        let enough = self.on_trial || self.traffic_failures >= limit;
-        if limit == 0 || !enough || !may_eject {
+        let (limit, run) = (self.rules.consecutive_failures, f64::from(self.traffic_failures));
+        if limit == 0 || !peers.may_eject {
             return None;
         }
-        let reason = if self.on_trial { Reason::TrialFailed } else { Reason::ConsecutiveFailures };
-        Some(self.eject(reason, now))
+        if self.on_trial && run >= peers.telling_run(TRIAL_BY_CHANCE) {
+            return Some(self.eject(Reason::TrialFailed, now));
+        }
+        let enough = run >= f64::from(limit) && run >= peers.telling_run(RUN_BY_CHANCE);
+        enough.then(|| self.eject(Reason::ConsecutiveFailures, now))
     }
 
     /// Requests are in flight and nothing moves. An ejection that is in force already lasts until this ends.
@@ -321,6 +367,19 @@ impl Health {
         }
         self.ejected_until?;
         self.end_ejection(now, Reason::Progressed)
+    }
+
+    /// A look at how attempts ended lately, `own` of this backend: ejects when its share of failures is surely above the
+    /// configured one, and surely far above that of the others. Without others to compare with it never does.
+    pub fn judged(&mut self, own: Tally, peers: &Peers, now: Instant) -> Option<HealthChange> {
+        let threshold = self.rules.failure_rate;
+        let off = threshold <= 0.0 || self.rules.consecutive_failures == 0 || !peers.may_eject;
+        if off || self.state() != HealthState::Up || own.attempts() < LEAST_ATTEMPTS {
+            return None;
+        }
+        let usual = peers.usual.map_or(1.0, |usual| usual.share_at_most(SURE_OF_OTHERS));
+        let worse = own.share_at_least(SURE_OF_OWN) > threshold.max(TIMES_WORSE * usual);
+        worse.then(|| self.eject(Reason::FailureRate, now))
     }
 
     /// Ejects. The n-th time in a row lasts n times as long; for every such time that passed without an ejection since

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use super::Outcome;
-use super::health::{Health, HealthChange, HealthRules, HealthState};
+use super::health::{Health, HealthChange, HealthRules, HealthState, Peers};
 use super::identity::stable_hash;
 use super::moment::nanos_of;
 use super::probes::{ProbeResult, Probes};
+use super::recent::{Recent, Tally};
 use super::resources::Samples;
-use super::stats::Stats;
+use super::stats::{AttemptResult, Stats};
 use super::streams::Streams;
 use crate::config::{Address, AdminState, SlowStartPlan};
 
@@ -64,6 +65,8 @@ pub struct Backend {
     hot: Hot,
     /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
     health: Mutex<Health>,
+    /// How its attempts ended lately.
+    recent: Recent,
     pub(super) samples: Samples,
     /// Nanoseconds after `born` until which it may drain; `u64::MAX`: it does not, or for ever.
     drain_until: AtomicU64,
@@ -124,6 +127,7 @@ impl Backend {
                 ramp_least: AtomicU64::new(0),
             },
             health: Mutex::new(health),
+            recent: Recent::default(),
             samples: Samples::default(),
             drain_until: AtomicU64::new(u64::MAX),
             resolved: Mutex::new(None),
@@ -241,15 +245,39 @@ impl Backend {
         self.with_health(|health| health.probe_ended(result, signs, now))
     }
 
-    /// An attempt ended; call it when [`concerns_health`](Self::concerns_health) says so. `may_eject`: whether the
-    /// pool's cap allows one more ejection.
-    pub fn served(&self, outcome: &Outcome, now: Instant, may_eject: bool) -> Option<HealthChange> {
-        self.with_health(|health| health.served(outcome, now, may_eject))
+    /// An attempt ended; call it when [`concerns_health`](Self::concerns_health) says so.
+    pub fn served(&self, outcome: &Outcome, now: Instant, peers: &Peers) -> Option<HealthChange> {
+        self.with_health(|health| {
+            if outcome.ending.blames_backend() && health.predates(outcome, now) {
+                self.recent.excuse();
+            }
+            health.served(outcome, now, peers)
+        })
     }
 
-    /// Time passed: an ejection may be over.
+    /// Time passed: an ejection may be over, and the window of [`recent`](Self::recent) moves on.
     pub fn tick(&self, now: Instant) -> Option<HealthChange> {
-        self.with_health(|health| health.tick(now))
+        self.recent.look(self.totals(), self.nanos(now));
+        let change = self.with_health(|health| health.tick(now));
+        if change.is_some() {
+            self.recent.restart(self.totals());
+        }
+        change
+    }
+
+    /// How its attempts ended in the last half minute, or since its last ejection ended.
+    pub fn recent(&self) -> Tally {
+        self.recent.tally(self.totals())
+    }
+
+    fn totals(&self) -> Tally {
+        Tally { good: self.stats.attempts(AttemptResult::Ok), bad: self.stats.failures() }
+    }
+
+    /// A look at how its attempts ended lately, beside those of the others.
+    pub fn judged(&self, peers: &Peers, now: Instant) -> Option<HealthChange> {
+        let own = self.recent();
+        self.with_health(|health| health.judged(own, peers, now))
     }
 
     /// It hangs: ejects it, or keeps it out longer. `may_eject`: whether the pool's cap allows one more ejection.
@@ -264,7 +292,11 @@ impl Backend {
 
     /// Ends an ejection by hand.
     pub fn release(&self, now: Instant) -> Option<HealthChange> {
-        self.with_health(|health| health.release(now))
+        let change = self.with_health(|health| health.release(now));
+        if change.is_some() {
+            self.recent.restart(self.totals());
+        }
+        change
     }
 
     /// Puts other rules of health in force.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::averages::{Averages, FAILURE_SECONDS, FAILURE_SECONDS_MAX, Sample};
 use super::histogram::Histogram;
 use super::window::{WINDOW, Window};
-use super::{Ending, Moment, Outcome};
+use super::{Ending, Moment, Outcome, Reason};
 
 /// The class of a response status, as metrics count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +106,8 @@ pub struct Stats {
     averages: Averages,
     requests: [AtomicU64; CodeClass::ALL.len()],
     attempts: [AtomicU64; AttemptResult::ALL.len()],
-    /// Times it was ejected, counted by the pool.
-    pub ejections: AtomicU64,
-    /// Times it was ejected not for failures but because nothing moved.
-    pub stalls: AtomicU64,
+    /// Times it was ejected, by [`Reason::EJECTING`]; counted by the pool.
+    pub ejections: [AtomicU64; Reason::EJECTING.len()],
     /// From the pick to the first byte of the response head, per attempt.
     pub first_byte: Histogram,
     /// Whole client requests, from arrival to the last byte.

@@ -215,6 +215,7 @@ impl Default for OutlierPlan {
     fn default() -> Self {
         Self {
             consecutive_failures: 5,
+            failure_rate: 0.2,
             base_ejection: Duration::from_secs(10),
             max_ejection: Duration::from_secs(300),
             max_ejected: 0.5,

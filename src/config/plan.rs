@@ -575,8 +575,10 @@ pub enum ProbeKind {
 /// `[pools.NAME.outlier]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutlierPlan {
-    /// Failures in a row that eject; 0: off.
+    /// Failures in a row that eject; 0: no ejection at all.
     pub consecutive_failures: u32,
+    /// Share of failures above which a backend far worse than the others is ejected; 0: off.
+    pub failure_rate: f64,
     /// First ejection; multiplied by the number of ejections in a row.
     pub base_ejection: Duration,
     /// Longest ejection.

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use super::checker::{check_now, run};
 use super::probe;
-use crate::backend::{Ending, HealthState, Outcome, ProbeResult};
+use crate::backend::{Ending, HealthState, Outcome, Peers, ProbeResult};
 use crate::config::{Address, BackendPlan, Engine, HealthPlan, PoolPlan, ProbeKind, Protocol, StrategyKind};
 use crate::pool::Pool;
 
@@ -315,7 +315,11 @@ async fn paused_checks_rest_and_resume() {
     // The checker has run when it has let time pass: an ejection that is over proves it.
     let backend = pool.backend("a").unwrap();
     for _ in 0..5 {
-        backend.served(&Outcome::failed(Ending::Reset, Duration::ZERO), past(), true);
+        backend.served(
+            &Outcome::failed(Ending::Reset, Duration::ZERO),
+            past(),
+            &Peers { may_eject: true, usual: None },
+        );
     }
     assert_eq!(state(&pool, "a"), HealthState::Ejected);
     eventually("the ejection is over", || state(&pool, "a") == HealthState::Unknown).await;

@@ -7,6 +7,7 @@
 mod budget;
 mod lease;
 mod members;
+mod outliers;
 mod queue;
 mod set;
 mod sticky;
@@ -18,17 +19,17 @@ pub use set::BackendSet;
 pub use sticky::{Pin, Session, Settled, Sticky};
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, HealthChange, HealthState, Histogram, Outcome, ProbeReport, Progress, Reason};
+use crate::backend::{Backend, HealthChange, Histogram, ProbeReport, Progress};
 use crate::balance::{self, Strategy};
-use crate::config::{PoolPlan, StrategyKind, StrategyPlan, WhenUnhealthy};
+use crate::config::{PoolPlan, StrategyKind, StrategyPlan};
 use queue::Queue;
 
 /// What one attempt sees from start to end.
@@ -138,6 +139,8 @@ pub struct Pool {
     pub budget: RetryBudget,
     /// The origin of `held_until`.
     born: Instant,
+    /// No backend is healthy, and that was said.
+    alarmed: AtomicBool,
     /// Nanoseconds after `born` until which some backend may be held by `Retry-After`; lets a pick skip the check.
     held_until: AtomicU64,
 }
@@ -177,6 +180,7 @@ impl Pool {
             publications: Notify::new(),
             budget: RetryBudget::new(now),
             born: now,
+            alarmed: AtomicBool::new(false),
             held_until: AtomicU64::new(0),
             generation: AtomicU64::new(set.generation),
             live: ArcSwap::from_pointee(Live { sticky: affinity(&plan, None), plan, set, strategy }),
@@ -250,6 +254,7 @@ impl Pool {
         drop(writer);
         self.publications.notify_one();
         self.queue.wake_all();
+        self.alarm();
         built.left
     }
 
@@ -261,14 +266,6 @@ impl Pool {
         Some(change)
     }
 
-    /// A request at `backend` ended in a way that may matter to its health.
-    fn traffic(&self, backend: &Arc<Backend>, outcome: &Outcome, now: Instant) {
-        let may_eject = self.may_eject();
-        if let Some(change) = backend.served(outcome, now, may_eject) {
-            self.changed(backend, change, None, now);
-        }
-    }
-
     /// Time passed: a backend may hang, ejections may be over, and backends that left may be empty. Call it a few times a
     /// second.
     pub fn tick(&self, now: Instant) {
@@ -276,7 +273,7 @@ impl Pool {
         let (set, patience) = (self.set(), self.plan().health.patience());
         for backend in &set.members {
             let change = match backend.watch(patience, now) {
-                Progress::Stalled => backend.stalled(now, self.may_eject()),
+                Progress::Stalled => backend.stalled(now, self.peers(backend).may_eject),
                 Progress::Moving => backend.progressed(now).or_else(|| backend.tick(now)),
                 Progress::Unknown => backend.tick(now),
             };
@@ -284,6 +281,7 @@ impl Pool {
                 self.changed(backend, change, None, now);
             }
         }
+        self.judge(&set, now);
         let mut writer = self.lock();
         let (gone, leaving) = std::mem::take(&mut writer.leaving).into_iter().partition(|b| b.in_flight() == 0);
         writer.leaving = leaving;
@@ -324,6 +322,7 @@ impl Pool {
         drop(writer);
         self.publications.notify_one();
         self.queue.wake_all();
+        self.alarm();
     }
 
     /// Puts a snapshot in force; the caller holds the writer's lock.
@@ -331,51 +330,6 @@ impl Pool {
         let generation = live.set.generation;
         self.live.store(Arc::new(live));
         self.generation.store(generation, Release);
-    }
-
-    /// The cap of contract `outlier.max_ejected`: floor, but at least 1 of 2 or more.
-    fn may_eject(&self) -> bool {
-        let live = self.live.load();
-        let members = live.set.members.len();
-        let ejected = live.set.members.iter().filter(|b| b.health_state() == HealthState::Ejected).count();
-        let share = (members as f64 * live.plan.outlier.max_ejected).floor() as usize;
-        let cap = if members >= 2 { share.max(1) } else { share };
-        ejected < cap
-    }
-
-    fn changed(&self, backend: &Arc<Backend>, change: HealthChange, detail: Option<&str>, now: Instant) {
-        let (from, to) = (change.from.name(), change.to.name());
-        let reason = change.reason.name();
-        match change.to {
-            HealthState::Up => {
-                if change.from != HealthState::Unknown {
-                    backend.begin_ramp(now);
-                }
-                tracing::info!(pool = %self.name, backend = %backend.name, from, to, reason, "backend is up");
-            }
-            HealthState::Ejected => {
-                let seconds = change.duration.map_or(0.0, |d| d.as_secs_f64());
-                tracing::warn!(pool = %self.name, backend = %backend.name, from, to, reason, seconds, "backend ejected");
-            }
-            HealthState::Down | HealthState::Warming | HealthState::Unknown => {
-                tracing::warn!(pool = %self.name, backend = %backend.name, from, to, reason, detail, "backend takes no traffic");
-            }
-        }
-        if matches!(change.reason, Reason::ConsecutiveFailures | Reason::TrialFailed) {
-            backend.stats.ejections.fetch_add(1, Relaxed);
-        } else if change.reason == Reason::Stalled {
-            backend.stats.stalls.fetch_add(1, Relaxed);
-        }
-        let before = self.set().fail_open;
-        self.republish();
-        let set = self.set();
-        if set.fail_open && !before {
-            let policy = match self.plan().when_unhealthy {
-                WhenUnhealthy::FailOpen => "using all of them (when_unhealthy = fail_open)",
-                WhenUnhealthy::Reject => "answering 503 (when_unhealthy = reject)",
-            };
-            tracing::error!(pool = %self.name, backends = set.members.len(), "no backend is healthy: {policy}");
-        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Writer> {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -30,6 +30,8 @@ pub struct RequestBody<B> {
     received: Rc<Cell<u64>>,
     /// Bytes allowed; 0: any number.
     limit: u64,
+    /// It comes in text, HTTP/1: see [`poll_inner`](Self::poll_inner).
+    textual: bool,
     /// What was read and may be needed: by a try that has not come to it, or by one that begins again.
     pieces: VecDeque<Bytes>,
     /// The first of `pieces` that the present try has not sent.
@@ -55,6 +57,7 @@ impl<B> RequestBody<B> {
             inner,
             received,
             limit: downstream.listener.max_body,
+            textual: story.head.version != Version::HTTP_2,
             pieces: VecDeque::new(),
             next: 0,
             trailers: None,
@@ -151,6 +154,11 @@ where
         let Some(frame) = frame else { return Poll::Ready(None) };
         let mut frame = frame.map_err(|error| Fault::of_client_body(&error))?;
         if let Some(trailers) = frame.trailers_mut() {
+            // A bare LF behind the last chunk: hyper takes it, and all up to the next empty line, for trailers without a
+            // field. What else would read it would see another request there (reliability.md 2.6).
+            if self.textual && trailers.is_empty() {
+                return Poll::Ready(Some(Err(Fault::ClientBody("a bare LF after the last chunk".into()))));
+            }
             headers::strip_trailers(trailers);
         }
         if let Some(data) = frame.data_ref() {

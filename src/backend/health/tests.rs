@@ -10,9 +10,17 @@ fn rules() -> HealthRules {
         fall: 3,
         probed: true,
         consecutive_failures: 5,
+        failure_rate: 0.2,
         base_ejection: Duration::from_secs(10),
         max_ejection: Duration::from_secs(300),
     }
+}
+
+/// Nobody to compare with, and room for one more ejection.
+const ALONE: Peers = Peers { may_eject: true, usual: None };
+
+fn beside(good: u64, bad: u64) -> Peers {
+    Peers { may_eject: true, usual: Some(Tally { good, bad }) }
 }
 
 /// A backend, and a clock that only moves when told.
@@ -45,7 +53,7 @@ impl Story {
 
     fn answer(&mut self, status: u16) -> Option<HealthChange> {
         self.answers += u64::from(status < 500);
-        self.health.served(&Outcome::served(status, Duration::from_millis(1)), self.now, true)
+        self.health.served(&Outcome::served(status, Duration::from_millis(1)), self.now, &ALONE)
     }
 
     /// As many failures as eject a healthy backend; how long it is then out.
@@ -126,11 +134,11 @@ fn a_client_that_left_neither_ejects_nor_clears() {
     let mut story = Story::up();
     let gone = Outcome::failed(Ending::ClientGone, Duration::from_millis(1));
     for _ in 0..20 {
-        assert_eq!(story.health.served(&gone, story.now, true), None);
+        assert_eq!(story.health.served(&gone, story.now, &ALONE), None);
     }
     for _ in 0..4 {
         story.answer(500);
-        story.health.served(&gone, story.now, true);
+        story.health.served(&gone, story.now, &ALONE);
     }
     assert!(story.answer(500).is_some());
 }
@@ -172,9 +180,9 @@ fn what_began_before_the_ejection_ended_is_no_trial() {
     story.wait(10.0);
     story.now += Duration::from_secs(1);
     let old = Outcome::failed(Ending::Reset, Duration::from_secs(60));
-    assert_eq!(story.health.served(&old, story.now, true), None, "a stream from before breaks late");
+    assert_eq!(story.health.served(&old, story.now, &ALONE), None, "a stream from before breaks late");
     let old = Outcome::served(200, Duration::from_secs(60));
-    assert_eq!(story.health.served(&old, story.now, true), None);
+    assert_eq!(story.health.served(&old, story.now, &ALONE), None);
     assert!(story.health.awaits_success(), "and a success from before proves nothing");
     assert_eq!(story.answer(500).unwrap().reason, Reason::TrialFailed);
 }
@@ -209,9 +217,66 @@ fn the_cap_of_the_pool_delays_an_ejection_and_does_not_forget_it() {
     let mut story = Story::up();
     let failed = Outcome::served(500, Duration::from_millis(1));
     for _ in 0..20 {
-        assert_eq!(story.health.served(&failed, story.now, false), None);
+        assert_eq!(story.health.served(&failed, story.now, &Peers::default()), None);
     }
-    assert!(story.health.served(&failed, story.now, true).is_some(), "room again");
+    assert!(story.health.served(&failed, story.now, &ALONE).is_some(), "room again");
+}
+
+#[test]
+fn a_run_of_failures_proves_nothing_when_the_others_fail_as_often() {
+    let run = |peers: Peers, most: u32| {
+        let mut story = Story::up();
+        let failed = Outcome::served(500, Duration::from_millis(1));
+        (1..=most).find(|_| story.health.served(&failed, story.now, &peers).is_some())
+    };
+    assert_eq!(run(ALONE, 100), Some(5));
+    assert_eq!(run(beside(1000, 0), 100), Some(5));
+    assert_eq!(run(beside(990, 10), 100), Some(5), "one in a hundred");
+    assert_eq!(run(beside(900, 100), 100), Some(8), "one in ten: 0.1 to the eighth is 1e-8");
+    assert_eq!(run(beside(500, 500), 100), Some(27), "half of them");
+    assert_eq!(run(beside(0, 10_000), 10_000), None, "all of them");
+}
+
+#[test]
+fn on_trial_a_failure_proves_nothing_when_the_others_fail_as_often() {
+    let on_trial = || {
+        let mut story = Story::up();
+        let pause = story.eject();
+        story.wait(pause);
+        story.now += Duration::from_millis(5);
+        story
+    };
+    let failed = Outcome::served(500, Duration::from_millis(1));
+    let mut story = on_trial();
+    assert!(story.health.served(&failed, story.now, &beside(900, 100)).is_some());
+    let mut story = on_trial();
+    assert_eq!(story.health.served(&failed, story.now, &beside(50, 50)), None);
+    assert_eq!(story.health.served(&failed, story.now, &beside(50, 50)), None);
+    assert_eq!(story.health.served(&failed, story.now, &beside(50, 50)).unwrap().reason, Reason::TrialFailed);
+}
+
+#[test]
+fn a_share_of_failures_ejects_only_far_above_the_others() {
+    let verdict = |own: (u64, u64), peers: Peers| {
+        let mut story = Story::up();
+        let change = story.health.judged(Tally { good: own.0, bad: own.1 }, &peers, story.now);
+        change.is_some_and(|change| {
+            assert_eq!((change.to, change.reason), (HealthState::Ejected, Reason::FailureRate));
+            true
+        })
+    };
+    assert!(verdict((50, 50), beside(1000, 0)));
+    assert!(verdict((10, 10), beside(1000, 0)));
+    assert!(!verdict((9, 10), beside(1000, 0)), "fewer than twenty attempts");
+    assert!(!verdict((850, 150), beside(1000, 0)), "below the threshold");
+    assert!(verdict((700, 300), beside(1000, 0)), "above it");
+    assert!(!verdict((70, 30), beside(1000, 0)), "perhaps above it, but not surely");
+    assert!(!verdict((500, 500), beside(700, 300)), "the others are hardly better");
+    assert!(verdict((300, 700), beside(700, 300)));
+    assert!(!verdict((0, 1000), beside(0, 1000)), "all fail: nobody's fault");
+    assert!(!verdict((10, 10), beside(3, 0)), "too little is known of the others");
+    assert!(!verdict((50, 50), ALONE));
+    assert!(!verdict((50, 50), Peers { may_eject: false, ..beside(1000, 0) }));
 }
 
 #[test]
@@ -248,18 +313,36 @@ fn rules_that_no_longer_keep_it_out_let_it_in() {
 #[derive(Debug, Clone)]
 enum Event {
     Probe(u8),
-    Answer { status: u16, took_ms: u64, may_eject: bool },
+    Answer { status: u16, took_ms: u64, may_eject: bool, good: u64, bad: u64 },
+    Judged { own: (u64, u64), good: u64, bad: u64 },
     ClientGone,
     Wait(u64),
     Release,
     Rules { probed: bool, failures: u32, base_ms: u64, max_ms: u64 },
 }
 
+fn count() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 0..100u64, 0..1u64 << 60]
+}
+
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         (0..4u8).prop_map(Event::Probe),
-        (prop_oneof![Just(200), Just(500), Just(429)], prop_oneof![Just(1), 0..600_000u64], any::<bool>())
-            .prop_map(|(status, took_ms, may_eject)| Event::Answer { status, took_ms, may_eject }),
+        (
+            prop_oneof![Just(200), Just(500), Just(429)],
+            prop_oneof![Just(1), 0..600_000u64],
+            any::<bool>(),
+            count(),
+            count()
+        )
+            .prop_map(|(status, took_ms, may_eject, good, bad)| Event::Answer {
+                status,
+                took_ms,
+                may_eject,
+                good,
+                bad
+            }),
+        ((count(), count()), count(), count()).prop_map(|(own, good, bad)| Event::Judged { own, good, bad }),
         Just(Event::ClientGone),
         (0..400_000u64).prop_map(Event::Wait),
         Just(Event::Release),
@@ -287,11 +370,14 @@ proptest! {
                     ][usize::from(kind)];
                     health.probe_ended(verdict, answers, now)
                 }
-                Event::Answer { status, took_ms, may_eject } => {
+                Event::Answer { status, took_ms, may_eject, good, bad } => {
                     answers += u64::from(status == 200);
-                    health.served(&Outcome::served(status, Duration::from_millis(took_ms)), now, may_eject)
+                    health.served(&Outcome::served(status, Duration::from_millis(took_ms)), now, &Peers { may_eject, ..beside(good, bad) })
                 }
-                Event::ClientGone => health.served(&Outcome::failed(Ending::ClientGone, Duration::ZERO), now, true),
+                Event::Judged { own: (well, badly), good, bad } => {
+                    health.judged(Tally { good: well, bad: badly }, &beside(good, bad), now)
+                }
+                Event::ClientGone => health.served(&Outcome::failed(Ending::ClientGone, Duration::ZERO), now, &ALONE),
                 Event::Wait(millis) => {
                     now += Duration::from_millis(millis);
                     health.tick(now)

@@ -77,6 +77,7 @@ pub(super) fn read_outlier(pool: &Table<'_>) -> OutlierPlan {
     let Some(table) = pool.table("outlier", &keys::OUTLIER) else { return default };
     OutlierPlan {
         consecutive_failures: table.integer("consecutive_failures", default.consecutive_failures),
+        failure_rate: table.number("failure_rate", default.failure_rate),
         base_ejection: table.duration("base_ejection", default.base_ejection),
         max_ejection: table.duration("max_ejection", default.max_ejection),
         max_ejected: table.number("max_ejected", default.max_ejected),

@@ -152,7 +152,18 @@ pub(in crate::config) static OUTLIER: Section = Section {
     path: "pools.NAME.outlier",
     about: "Ejection of backends by live traffic. On by default; `consecutive_failures = 0` turns it off.",
     keys: &[
-        key("consecutive_failures", Integer(0, 1_000_000), "5", "Failures in a row that eject; 0: off."),
+        key(
+            "consecutive_failures",
+            Integer(0, 1_000_000),
+            "5",
+            "Failures in a row that eject (more when the others fail too); 0: no ejection at all.",
+        ),
+        key(
+            "failure_rate",
+            Number(0.0, 1.0),
+            "0.2",
+            "Share of failures over 30 s that ejects, when it is far above the others'; `0`: off.",
+        ),
         key("base_ejection", lasting(DAY), "\"10s\"", "First ejection, times the number of ejections in a row."),
         key("max_ejection", lasting(DAY), "\"300s\"", "Longest ejection."),
         key(

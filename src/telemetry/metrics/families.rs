@@ -105,6 +105,8 @@ families! {
         "Second tries by reason.";
     CLIENT_DISCONNECTS = Counter "evenkeel_client_disconnects_total" ["pool"]
         "Clients that left before the end of their response.";
+    NONE_HEALTHY = Gauge "evenkeel_pool_none_healthy" ["pool"]
+        "1 while no backend of the pool is healthy: all are used, or none, as when_unhealthy says.";
     FAIL_OPEN = Counter "evenkeel_fail_open_picks_total" ["pool"]
         "Picks made among all backends because none was healthy.";
     ACCESS_LOG_LOST = Counter "evenkeel_access_log_lost_lines_total" []
