@@ -23,7 +23,7 @@ const EJECTION_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// a second chance alone would bring one such run a day.
 const RUN_BY_CHANCE: f64 = 1e-8;
 /// The same on trial, where the backend is under suspicion.
-const TRIAL_BY_CHANCE: f64 = 0.2;
+const TRIAL_BY_CHANCE: f64 = 0.05;
 /// A share of failures is judged from this many attempts of the window on.
 const LEAST_ATTEMPTS: u64 = 20;
 /// How sure we are of a backend's own share and of the others', in standard deviations. The own one is looked at four
@@ -173,7 +173,7 @@ impl HealthRules {
 pub struct Peers {
     /// The pool's cap allows one more ejection.
     pub may_eject: bool,
-    /// How attempts ended lately at the others that are up: of the middle one of them. `None`: nobody else had any.
+    /// How attempts ended lately at the others that are up: of one of the better third of them. `None`: nobody else had any.
     pub usual: Option<Tally>,
 }
 

@@ -287,7 +287,11 @@ impl Backend {
 
     /// It works again: ends an ejection for a stall.
     pub fn progressed(&self, now: Instant) -> Option<HealthChange> {
-        self.with_health(|health| health.progressed(now))
+        let change = self.with_health(|health| health.progressed(now));
+        if change.is_some() {
+            self.recent.restart(self.totals());
+        }
+        change
     }
 
     /// Ends an ejection by hand.

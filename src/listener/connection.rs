@@ -35,6 +35,10 @@ const BUFFER_SLACK: usize = 16 * 1024;
 const HYPER_MAX_HEADERS: usize = 100;
 /// An idle connection leaves hyper after this long: long enough that a busy one never does.
 const PARK_AFTER: Duration = Duration::from_secs(1);
+/// How long a client that closed its sending side is still answered. Nothing tells one that left from one that only has
+/// no more to say (`printf … | nc -N`); the latter gets what is ready by then, the former's work is cancelled within a
+/// second (reliability.md 6.3), sweeps included.
+const PARTING: Duration = Duration::from_millis(250);
 /// An answer to a client that never finished its head: nothing can be routed, so nobody is asked.
 const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
@@ -66,6 +70,8 @@ pub(super) enum Phase {
     Busy,
     /// The client takes no bytes.
     Blocked,
+    /// A request is being served, and the client has closed its sending side.
+    Parting,
 }
 
 /// Why hyper no longer has the connection.
@@ -136,8 +142,8 @@ fn is_part_of_preface(bytes: &[u8]) -> bool {
 fn http1_builder(listener: &ListenerPlan) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // A client that half-closes has left: the work of its request must be cancelled. Our IO looks for that itself:
-        // hyper would read into a new 8 KiB buffer for every request (docs/performance.md).
+        // A client that half-closes has most likely left: the work of its request must be cancelled. Our IO looks for that
+        // itself: hyper would read into a new 8 KiB buffer for every request (docs/performance.md).
         .half_close(true)
         // Deadlines are the sweep's: a tokio timer per request costs 9 % (docs/performance.md).
         .header_read_timeout(None)
@@ -194,7 +200,7 @@ async fn serve_http1(
             let _ = Pin::new(&mut stream).poll_flush(&mut cx);
             None
         }
-        Left::Expired(Phase::Idle | Phase::Busy | Phase::Blocked) => None,
+        Left::Expired(Phase::Idle | Phase::Busy | Phase::Blocked | Phase::Parting) => None,
         Left::Parked => {
             let parts = connection.into_parts();
             parts.read_buf.is_empty().then(|| parts.io.into_stream())
@@ -237,6 +243,7 @@ impl<'a> Watch<'a> {
                 Phase::Head => listener.header_timeout,
                 Phase::Busy => Duration::ZERO,
                 Phase::Blocked => listener.write_idle_timeout,
+                Phase::Parting => PARTING,
             });
         }
         if !self.entry.deadline.poll_passed(cx) {
@@ -259,7 +266,9 @@ impl<'a> Watch<'a> {
     }
 
     fn phase(&self) -> Phase {
-        if self.activity.is_blocked() {
+        if self.activity.is_parting() {
+            Phase::Parting
+        } else if self.activity.is_blocked() {
             Phase::Blocked
         } else if self.downstream.busy.get() > 0 {
             Phase::Busy

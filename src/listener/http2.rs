@@ -99,7 +99,7 @@ pub(super) async fn serve(
                     Phase::Idle | Phase::Head if closing => PING_PATIENCE,
                     Phase::Idle | Phase::Head => downstream.listener.idle_timeout,
                     Phase::Blocked => downstream.listener.write_idle_timeout,
-                    Phase::Busy => Duration::ZERO,
+                    Phase::Busy | Phase::Parting => Duration::ZERO,
                 });
             }
             if !entry.deadline.poll_passed(cx) {

@@ -35,6 +35,8 @@ pub(super) struct Activity {
     blocked: Cell<bool>,
     /// Something was written and not yet flushed.
     dirty: Cell<bool>,
+    /// The client has closed its sending side while it is answered.
+    parting: Cell<bool>,
 }
 
 impl Activity {
@@ -56,6 +58,11 @@ impl Activity {
     /// Everything written has left.
     pub(super) fn is_flushed(&self) -> bool {
         !self.dirty.get()
+    }
+
+    /// The client has closed its sending side while it is answered: it has left, or waits for the answer all the same.
+    pub(super) fn is_parting(&self) -> bool {
+        self.parting.get()
     }
 
     #[inline]
@@ -86,11 +93,13 @@ impl Io {
         Self { watching: true, ..self }
     }
 
-    /// While a request is answered: has the client ended its side? What it sends ahead instead (it pipelines) is kept for
-    /// hyper's next read; nothing more is read then.
+    /// While a request is answered: has the client ended its side? The connection's task then gives it a moment, see
+    /// [`Activity::is_parting`]. What it sends ahead instead (it pipelines) is kept for hyper's next read; nothing more is
+    /// read then.
     #[inline]
     fn check_departure(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.watching || !self.prefix.is_empty() || !self.downstream.only_answers() {
+        let watching = self.watching && !self.activity.is_parting();
+        if !watching || !self.prefix.is_empty() || !self.downstream.only_answers() {
             return Ok(());
         }
         let mut room = [MaybeUninit::uninit(); AHEAD];
@@ -98,7 +107,10 @@ impl Io {
         match Pin::new(self.stream.inner_mut()).poll_read(cx, &mut buf) {
             Poll::Pending => Ok(()),
             Poll::Ready(Err(error)) => Err(error),
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                self.activity.parting.set(true);
+                Ok(())
+            }
             Poll::Ready(Ok(())) => {
                 self.prefix = Bytes::copy_from_slice(buf.filled());
                 Ok(())

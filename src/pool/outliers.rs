@@ -37,8 +37,8 @@ impl Pool {
         }
     }
 
-    /// The others of the pool, as the health of `judged` is to see them. The middle one of those that are up stands for
-    /// them, of two the better: one more that is as bad is no excuse.
+    /// The others of the pool, as the health of `judged` is to see them. One of the better third of those that are up
+    /// stands for them: that most of the pool is as bad is no excuse, that all of it is, is one.
     pub(super) fn peers(&self, judged: &Arc<Backend>) -> Peers {
         let live = self.live.load();
         let members = &live.set.members;
@@ -53,7 +53,7 @@ impl Pool {
         }
         others.retain(|tally| tally.attempts() > 0);
         others.sort_by(|one, other| one.share().total_cmp(&other.share()));
-        let usual = others.len().checked_sub(1).and_then(|last| others.get(last / 2).copied());
+        let usual = others.len().checked_sub(1).and_then(|last| others.get(last / 3).copied());
         // The cap of contract `outlier.max_ejected`: floor, but at least 1 of 2 or more.
         let share = (members.len() as f64 * live.plan.outlier.max_ejected).floor() as usize;
         let cap = if members.len() >= 2 { share.max(1) } else { share };

@@ -14,6 +14,8 @@ enum When {
 enum How {
     Close,
     Reset,
+    /// Only its sending side; it would still listen.
+    HalfClose,
 }
 
 /// The upstream connection closes although the backend is silent, and in flight falls to zero.
@@ -21,7 +23,7 @@ enum How {
 fn a_client_that_leaves_takes_its_request_with_it() {
     for method in ["GET", "POST"] {
         for when in [When::BeforeTheResponse, When::AmidTheResponse, When::DuringTheUpload] {
-            for how in [How::Close, How::Reset] {
+            for how in [How::Close, How::Reset, How::HalfClose] {
                 if (method, when) != ("GET", When::DuringTheUpload) {
                     leave(method, when, how);
                 }
@@ -63,17 +65,42 @@ fn leave(method: &str, when: When, how: How) {
         When::BeforeTheResponse | When::DuringTheUpload => backend.wait_for(1),
     }
     assert_eq!(proxy.in_flight(), 1.0, "{what}");
+    let mut listening = None;
     match how {
         How::Close => drop(client),
         How::Reset => client.reset(),
+        How::HalfClose => {
+            client.half_close();
+            listening = Some(client);
+        }
     }
     until(&format!("{what}: the upstream connection closes"), || backend.open() == 0);
     until(&format!("{what}: nothing in flight"), || proxy.in_flight() == 0.0);
     let line = &proxy.log(1)[0];
     assert_eq!(line["end"], "client_gone", "{what}: {line}");
+    drop(listening);
     let metrics = proxy.metrics();
     assert_eq!(metrics.sum("evenkeel_client_disconnects_total", &[]), 1.0, "{what}");
     assert_eq!(metrics.sum("evenkeel_requests_total", &[]), 1.0, "{what}");
+}
+
+/// A client that has said all it has to say, and closes its sending side, gets an answer that is ready at once.
+#[test]
+fn a_client_that_half_closes_gets_what_is_ready() {
+    let backend = TestBackend::saying("served");
+    let proxy = Setup::new(&[&backend]).start();
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody",
+        "GET / HTTP/1.0\r\n\r\n",
+    ] {
+        let mut client = proxy.client();
+        client.send(request);
+        client.half_close();
+        let answer = client.response();
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "served"), "{request}");
+        client.assert_closed();
+    }
 }
 
 /// A client that leaves while its request waits frees its place in the queue.

@@ -113,12 +113,42 @@ fn a_backend_that_fails_is_ejected_and_returns() {
 /// pool.
 #[test]
 fn ejection_is_capped() {
+    let broken: Vec<_> = (0..3).map(|_| TestBackend::new(|turn| turn.reset())).collect();
+    let good = TestBackend::saying("ok");
+    let proxy = Setup::new(&[&good, &broken[0], &broken[1], &broken[2]]).start();
+    for _ in 0..80 {
+        let _ = proxy.get("/").status();
+    }
+    assert_eq!(proxy.metric("evenkeel_backend_state", &[("state", "ejected")]), 2.0);
+    assert_eq!(proxy.metric("evenkeel_backend_state", &[("backend", "b0"), ("state", "up")]), 1.0);
+}
+
+/// When all fail alike it is nobody's fault: ejecting would only crowd the rest.
+#[test]
+fn when_all_fail_nobody_is_ejected() {
     let backends: Vec<_> = (0..4).map(|_| TestBackend::new(|turn| turn.reset())).collect();
     let proxy = Setup::new(&backends.iter().collect::<Vec<_>>()).start();
     for _ in 0..60 {
         assert_eq!(proxy.get("/").status(), 502);
     }
-    assert_eq!(proxy.metric("evenkeel_backend_state", &[("state", "ejected")]), 2.0);
+    assert_eq!(proxy.metric("evenkeel_backend_state", &[("state", "ejected")]), 0.0);
+}
+
+/// A backend that fails every other request never fails five times in a row, and is ejected all the same.
+#[test]
+fn a_backend_that_fails_half_of_its_requests_is_ejected() {
+    let flaky = TestBackend::new(|turn| turn.answer(if turn.number % 2 == 0 { 500 } else { 200 }, "flaky"));
+    let good = TestBackend::saying("good");
+    let proxy = Setup::new(&[&flaky, &good]).start();
+    let mut client = proxy.client();
+    until("ejected", || {
+        for _ in 0..20 {
+            client.get("/");
+        }
+        proxy.metric("evenkeel_ejections_total", &[("backend", "b0"), ("reason", "failure_rate")]) == 1.0
+    });
+    proxy.wait_health("b0", "ejected");
+    assert_eq!(proxy.metric("evenkeel_ejections_total", &[("backend", "b1")]), 0.0);
 }
 
 /// When no backend is healthy: all of them are used, or none, as the operator wants; and readiness says so.

@@ -11,6 +11,7 @@ mod support;
 mod changes;
 mod departures;
 mod draining;
+mod faults;
 mod forwarding;
 mod health;
 mod observing;

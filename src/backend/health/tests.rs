@@ -247,12 +247,18 @@ fn on_trial_a_failure_proves_nothing_when_the_others_fail_as_often() {
         story
     };
     let failed = Outcome::served(500, Duration::from_millis(1));
-    let mut story = on_trial();
-    assert!(story.health.served(&failed, story.now, &beside(900, 100)).is_some());
-    let mut story = on_trial();
-    assert_eq!(story.health.served(&failed, story.now, &beside(50, 50)), None);
-    assert_eq!(story.health.served(&failed, story.now, &beside(50, 50)), None);
-    assert_eq!(story.health.served(&failed, story.now, &beside(50, 50)).unwrap().reason, Reason::TrialFailed);
+    let run = |peers: Peers| {
+        let mut story = on_trial();
+        (1..100).find(|_| {
+            let change = story.health.served(&failed, story.now, &peers);
+            change.is_some_and(|change| {
+                assert_eq!(change.reason, Reason::TrialFailed);
+                true
+            })
+        })
+    };
+    assert_eq!([ALONE, beside(990, 10), beside(900, 100)].map(run), [Some(1), Some(1), Some(2)]);
+    assert_eq!([beside(50, 50), beside(0, 1000)].map(run), [Some(5), None]);
 }
 
 #[test]

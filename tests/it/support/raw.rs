@@ -145,6 +145,12 @@ impl Raw {
         self.buffer.is_empty() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Closes the sending side only.
+    #[track_caller]
+    pub(crate) fn half_close(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("half-close");
+    }
+
     /// Leaves with a reset instead of a polite close.
     pub(crate) fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();

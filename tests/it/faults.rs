@@ -1,0 +1,225 @@
+//! Faults of backends and of the machine: what dies, freezes, vanishes from the network or comes and goes, and a disk
+//! without room. Clients notice as little as can be, and nothing is done twice that must not be.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use evenkeel::config::{AccessLogFormat, ProbeKind, RetryOn, WhenUnhealthy};
+use socket2::{Domain, Socket, Type};
+
+use crate::support::*;
+
+/// An address that takes no connection and says nothing: the backlog of a socket that nobody accepts from is full, so
+/// the kernel drops what asks for more, as a firewall would.
+struct BlackHole {
+    address: SocketAddr,
+    _listener: Socket,
+    _waiting: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = Vec::new();
+        // The queue holds one or two; the first that is not taken says that it is full.
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+            waiting.push(stream);
+            assert!(waiting.len() < 64, "the backlog never fills");
+        }
+        Self { address, _listener: listener, _waiting: waiting }
+    }
+}
+
+/// A blackholed backend costs the connect timeout and no client anything: nothing was sent, so even a POST moves on.
+#[test]
+fn a_blackholed_backend_costs_time_and_no_request() {
+    let (hole, good) = (BlackHole::new(), TestBackend::saying("served"));
+    let proxy = Setup::at(&[hole.address, good.address()])
+        .pool(|pool| {
+            pool.timeouts.connect = Duration::from_millis(300);
+            pool.outlier.consecutive_failures = 2;
+        })
+        .start();
+    let mut client = proxy.client();
+    for _ in 0..4 {
+        assert_eq!(client.get("/").text(), "served");
+        assert_eq!(client.post("/", "body").text(), "served");
+    }
+    assert_eq!(good.count(), 8, "each once");
+    assert_eq!(proxy.metric("evenkeel_backend_state", &[("backend", "b0"), ("state", "ejected")]), 1.0);
+    let reasons = [("backend", "b0"), ("reason", "consecutive_failures")];
+    assert_eq!(proxy.metric("evenkeel_ejections_total", &reasons), 1.0);
+}
+
+/// All of them blackholed: an answer after the connect timeout times the attempts, not after the client's patience.
+#[test]
+fn when_all_are_blackholed_the_answer_comes_in_bounded_time() {
+    let holes = [BlackHole::new(), BlackHole::new()];
+    let proxy = Setup::at(&[holes[0].address, holes[1].address])
+        .pool(|pool| pool.timeouts.connect = Duration::from_millis(200))
+        .start();
+    let begun = Instant::now();
+    let answer = proxy.get("/");
+    assert!(matches!(answer.status(), 502..=504), "{}", answer.status());
+    // Two attempts of 200 ms, each up to two sweeps late; far below the default of 3 s each.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+/// A frozen backend (SIGSTOP: the kernel still accepts, nobody answers) fails its probes and gets no more requests; those
+/// it has already are answered elsewhere when the operator said that they may.
+#[test]
+fn a_frozen_backend_is_left_alone() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let frozen = TestBackend::new(move |turn| {
+        held.pass();
+        turn.answer(200, "thawed");
+    });
+    let good = TestBackend::saying("served");
+    let proxy = Setup::new(&[&frozen, &good])
+        .pool(|pool| {
+            pool.health.kind = ProbeKind::Http;
+            pool.health.interval = Duration::from_millis(50);
+            pool.health.timeout = Duration::from_millis(100);
+            pool.timeouts.first_byte = Duration::from_millis(300);
+            pool.retry.on.push(RetryOn::Timeout);
+        })
+        .start();
+    proxy.wait_health("b0", "up");
+    proxy.wait_health("b1", "up");
+    frozen.set_health(0);
+    for _ in 0..4 {
+        assert_eq!(proxy.get("/").text(), "served");
+    }
+    proxy.wait_health("b0", "down");
+    let asked = frozen.count();
+    for _ in 0..10 {
+        assert_eq!(proxy.client().post("/", "body").text(), "served");
+    }
+    assert_eq!(frozen.count(), asked, "no request while it is down");
+    gate.open();
+    frozen.set_health(200);
+    proxy.wait_health("b0", "up");
+    until("it serves again", || proxy.get("/").text() == "thawed");
+}
+
+/// Every backend is dead: a prompt refusal, and service again as soon as one is found alive.
+#[test]
+fn all_dead_and_back() {
+    for policy in [WhenUnhealthy::FailOpen, WhenUnhealthy::Reject] {
+        let mut backends = [(); 3].map(|()| TestBackend::mortal(|turn| turn.answer(200, "alive")));
+        let proxy = Setup::new(&backends.iter().collect::<Vec<_>>())
+            .pool(|pool| {
+                pool.health.kind = ProbeKind::Http;
+                pool.health.interval = Duration::from_millis(100);
+                pool.when_unhealthy = policy;
+            })
+            .start();
+        for name in ["b0", "b1", "b2"] {
+            proxy.wait_health(name, "up");
+        }
+        assert_eq!(proxy.metric("evenkeel_pool_none_healthy", &[]), 0.0);
+        backends.iter_mut().for_each(TestBackend::kill);
+        let begun = Instant::now();
+        for _ in 0..20 {
+            assert!(matches!(proxy.get("/").status(), 502 | 503));
+        }
+        assert!(begun.elapsed() < PATIENCE, "refused connections are no reason to wait");
+        until("the loss is noted", || proxy.metric("evenkeel_pool_none_healthy", &[]) == 1.0);
+        backends[1].revive();
+        until("service", || proxy.get("/").status() == 200);
+        until("the alarm ends", || proxy.metric("evenkeel_pool_none_healthy", &[]) == 0.0);
+    }
+}
+
+/// One of six dies and comes back again and again under `POST` load: nothing is done twice, and a client that was
+/// answered had its request done exactly once.
+#[test]
+fn a_post_is_done_at_most_once_whatever_dies() {
+    let script = |turn: &mut Turn<'_>| {
+        if turn.read_body() {
+            turn.answer(200, "done");
+        } else {
+            turn.close();
+        }
+    };
+    let mut backends: Vec<_> = (0..6).map(|_| TestBackend::mortal(script)).collect();
+    let proxy = Setup::new(&backends.iter().collect::<Vec<_>>())
+        .plan(|plan| plan.server.threads = 2)
+        .pool(|pool| pool.outlier.base_ejection = Duration::from_millis(100))
+        .start();
+    let (address, next, stop) = (proxy.address, AtomicUsize::new(0), AtomicUsize::new(0));
+    let answered: Vec<(String, u16)> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut answered = Vec::new();
+                    let mut client = Raw::connect(address);
+                    while stop.load(SeqCst) == 0 {
+                        let body = format!("order-{}", next.fetch_add(1, SeqCst));
+                        let answer = client.post("/", &body);
+                        if answer.field("connection").is_some_and(|value| value == "close") {
+                            client = Raw::connect(address);
+                        }
+                        answered.push((body, answer.status()));
+                    }
+                    answered
+                })
+            })
+            .collect();
+        for round in 0..12 {
+            let (so_far, victim) = (next.load(SeqCst), round % 6);
+            until("load", || next.load(SeqCst) > so_far + 50);
+            backends[victim].kill();
+            until("load without it", || next.load(SeqCst) > so_far + 150);
+            backends[victim].revive();
+        }
+        stop.store(1, SeqCst);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let mut done: HashMap<String, usize> = HashMap::new();
+    for request in backends.iter().flat_map(TestBackend::requests).filter(|request| request.whole) {
+        *done.entry(request.text()).or_default() += 1;
+    }
+    let twice: Vec<_> = done.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "done more than once: {twice:?}");
+    let mut failed = 0;
+    for (order, status) in &answered {
+        match status {
+            200 => assert_eq!(done.get(order), Some(&1), "{order} was answered and not done"),
+            502 => failed += 1,
+            other => panic!("{order}: {other}"),
+        }
+    }
+    // Only what was under way at the moment of a death: at most one for each client and kill.
+    assert!(failed <= 8 * 12, "{failed} of {} failed", answered.len());
+    assert!(answered.len() > 1000);
+}
+
+/// A disk without room loses lines of the access log, which are counted; it delays and loses no request.
+#[test]
+fn a_full_disk_costs_log_lines_and_nothing_else() {
+    if !std::path::Path::new("/dev/full").exists() {
+        println!("skipped: there is no /dev/full");
+        return;
+    }
+    let backend = TestBackend::saying("served");
+    let proxy = Setup::new(&[&backend])
+        .plan(|plan| {
+            plan.access_log.format = AccessLogFormat::Json;
+            plan.access_log.path = Some("/dev/full".into());
+        })
+        .start();
+    let mut client = proxy.client();
+    for _ in 0..50 {
+        assert_eq!(client.get("/").text(), "served");
+    }
+    until("lost lines are counted", || proxy.metric("evenkeel_access_log_lost_lines_total", &[]) >= 50.0);
+    assert_eq!(client.get("/").text(), "served");
+}
