@@ -68,6 +68,8 @@ pub struct Snapshot {
     pub access_log_lost: u64,
     /// Requests that met no pool (malformed, or no route), by class: 4xx and 5xx.
     pub refused: [u64; 2],
+    /// Client connections ended because of what the client did, by reason.
+    pub cut: Vec<(&'static str, u64)>,
 }
 
 /// Where the process is in its life.

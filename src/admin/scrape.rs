@@ -249,6 +249,10 @@ fn process_wide(out: &mut Exposition, snapshot: &Snapshot) {
     for listening in &snapshot.listeners {
         family.sample(&[&listening.address.to_string()], listening.connections);
     }
+    let mut family = out.family(&families::CONNECTIONS_CUT);
+    for (reason, count) in &snapshot.cut {
+        family.sample(&[*reason], *count);
+    }
     let mut family = out.family(&families::TLS_CERTIFICATE_EXPIRY);
     for (file, expiry) in &snapshot.certificates {
         let at = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

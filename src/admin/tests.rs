@@ -45,6 +45,7 @@ impl ControlRoom for Room {
             certificates: vec![("a\"b.pem".into(), SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000))],
             access_log_lost: 7,
             refused: [3, 0],
+            cut: vec![("slow_head", 5)],
         }
     }
 
@@ -281,6 +282,7 @@ async fn metrics_are_sound() {
         ("evenkeel_retries_total{pool=\"p\",reason=\"connect_failure\"}", 0.0),
         ("evenkeel_client_disconnects_total{pool=\"p\"}", 0.0),
         ("evenkeel_access_log_lost_lines_total", 7.0),
+        ("evenkeel_connections_cut_total{reason=\"slow_head\"}", 5.0),
         ("evenkeel_config_generation", 1.0),
     ] {
         assert_eq!(samples.get(series), Some(&value), "{series}");

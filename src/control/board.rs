@@ -19,7 +19,7 @@ use crate::clock;
 use crate::health::checker::check_now;
 use crate::listener::Census;
 use crate::pool::Pool;
-use crate::proxy::Shared;
+use crate::proxy::{Cut, Shared};
 use crate::upstream::count_open;
 
 /// The state of the balancer as outsiders see it.
@@ -117,6 +117,7 @@ impl ControlRoom for Board {
             certificates: Vec::new(),
             access_log_lost: self.shared.access_log.load().lost(),
             refused: [self.shared.refused[0].load(Relaxed), self.shared.refused[1].load(Relaxed)],
+            cut: Cut::ALL.iter().zip(&self.shared.cut).map(|(why, count)| (why.name(), count.load(Relaxed))).collect(),
         }
     }
 

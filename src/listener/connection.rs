@@ -22,7 +22,7 @@ use super::http2;
 use super::io::{Activity, Io};
 use crate::clock::Deadline;
 use crate::config::ListenerPlan;
-use crate::proxy::{Downstream, Proxy};
+use crate::proxy::{Cut, Downstream, Proxy};
 use crate::upstream::Stream;
 
 /// What an HTTP/2 client with prior knowledge begins with (RFC 9113 section 3.4).
@@ -175,7 +175,10 @@ async fn serve_http1(
             watch.rearm();
             Pin::new(&mut connection).graceful_shutdown();
         }
-        if Pin::new(&mut connection).poll(cx).is_ready() {
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            if ended.is_err_and(|error| error.is_parse()) {
+                proxy.shared.cut(Cut::Malformed);
+            }
             return Poll::Ready(Left::Ended);
         }
         watch.poll(cx)
@@ -193,6 +196,7 @@ async fn serve_http1(
             None
         }
         Left::Expired(Phase::Head) => {
+            proxy.shared.cut(Cut::SlowHead);
             // Best effort, to a client that has not finished speaking; hyper has written nothing for this request.
             let mut stream = connection.into_parts().io.into_stream();
             let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -200,7 +204,11 @@ async fn serve_http1(
             let _ = Pin::new(&mut stream).poll_flush(&mut cx);
             None
         }
-        Left::Expired(Phase::Idle | Phase::Busy | Phase::Blocked | Phase::Parting) => None,
+        Left::Expired(Phase::Blocked) => {
+            proxy.shared.cut(Cut::SlowReader);
+            None
+        }
+        Left::Expired(Phase::Idle | Phase::Busy | Phase::Parting) => None,
         Left::Parked => {
             let parts = connection.into_parts();
             parts.read_buf.is_empty().then(|| parts.io.into_stream())

@@ -54,6 +54,33 @@ pub struct Shared {
     logs_access: AtomicBool,
     /// Requests that no route matched or that were refused before routing, by class 4xx and 5xx.
     pub refused: [AtomicU64; 2],
+    /// Client connections that were ended because of what the client did, by [`Cut`].
+    pub cut: [AtomicU64; Cut::ALL.len()],
+}
+
+/// Why a client's connection was ended outside of any request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// It did not finish a request head in time.
+    SlowHead,
+    /// It took no bytes for too long.
+    SlowReader,
+    /// What it sent is not HTTP.
+    Malformed,
+}
+
+impl Cut {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 3] = [Self::SlowHead, Self::SlowReader, Self::Malformed];
+
+    /// The label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SlowHead => "slow_head",
+            Self::SlowReader => "slow_reader",
+            Self::Malformed => "malformed",
+        }
+    }
 }
 
 impl Shared {
@@ -64,7 +91,13 @@ impl Shared {
             logs_access: AtomicBool::new(access_log.is_on()),
             access_log: ArcSwap::from_pointee(access_log),
             refused: Default::default(),
+            cut: Default::default(),
         })
+    }
+
+    /// A client's connection is ended.
+    pub fn cut(&self, why: Cut) {
+        self.cut[why as usize].fetch_add(1, Relaxed);
     }
 
     /// Puts another access log in force.

@@ -93,6 +93,8 @@ families! {
         "Configured weight of a backend.";
     CONNECTIONS = Gauge "evenkeel_connections" ["listener"]
         "Open client connections.";
+    CONNECTIONS_CUT = Counter "evenkeel_connections_cut_total" ["reason"]
+        "Client connections ended because the client was too slow or spoke no HTTP.";
     UPSTREAM_CONNECTIONS = Gauge "evenkeel_upstream_connections" ["pool", "backend"]
         "Open connections to a backend.";
     TLS_CERTIFICATE_EXPIRY = Gauge "evenkeel_tls_certificate_expiry_timestamp_seconds" ["file"]
