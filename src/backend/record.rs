@@ -70,8 +70,8 @@ pub struct Backend {
     pub(super) samples: Samples,
     /// Nanoseconds after `born` until which it may drain; `u64::MAX`: it does not, or for ever.
     drain_until: AtomicU64,
-    /// What a host name resolved to; read only when a connection is made.
-    resolved: Mutex<Option<SocketAddr>>,
+    /// What a host name resolved to, the address in use first; read only when a connection is made.
+    resolved: Mutex<Arc<[SocketAddr]>>,
 }
 
 /// What every pick reads of every candidate, together in one cache line.
@@ -130,7 +130,7 @@ impl Backend {
             recent: Recent::default(),
             samples: Samples::default(),
             drain_until: AtomicU64::new(u64::MAX),
-            resolved: Mutex::new(None),
+            resolved: Mutex::default(),
         };
         backend.set_slow_start(slow_start.as_ref());
         backend
@@ -340,17 +340,46 @@ impl Backend {
         until != 0 && self.nanos(now) < until
     }
 
-    /// Where to connect: the literal address, or what its name resolved to; `None`: not resolved yet.
+    /// Where to connect: the literal address, or the one in use of those its name resolved to; `None`: not resolved yet.
     pub fn endpoint(&self) -> Option<SocketAddr> {
         match self.address {
             Address::Ip(address) => Some(address),
-            Address::Name { .. } => *self.resolved.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+            Address::Name { .. } => self.endpoints().first().copied(),
         }
     }
 
-    /// Stores what the name resolved to.
-    pub fn set_endpoint(&self, address: SocketAddr) {
-        *self.resolved.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(address);
+    /// All that its name resolved to, the address in use first; none for a literal address.
+    pub fn endpoints(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&self.lock_resolved())
+    }
+
+    /// Stores what the name resolved to. The address in use stays the first when it is still offered: the order of
+    /// answers rotates and means nothing. Returns the address in use when it is another than before.
+    pub fn set_endpoints(&self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+        let mut resolved = self.lock_resolved();
+        let before = resolved.first().copied();
+        let mut addresses = addresses.to_vec();
+        if let Some(at) = addresses.iter().position(|address| Some(*address) == before) {
+            addresses.swap(0, at);
+        }
+        let now = addresses.first().copied();
+        *resolved = addresses.into();
+        now.filter(|_| now != before)
+    }
+
+    /// Puts an address of its name first: the one that answers, where the one before it does not.
+    pub fn prefer_endpoint(&self, address: SocketAddr) {
+        let mut resolved = self.lock_resolved();
+        if let Some(at) = resolved.iter().position(|known| *known == address).filter(|at| *at > 0) {
+            let mut addresses = resolved.to_vec();
+            addresses.swap(0, at);
+            *resolved = addresses.into();
+        }
+    }
+
+    /// A poisoned lock is taken over: a list of addresses stays usable.
+    fn lock_resolved(&self) -> std::sync::MutexGuard<'_, Arc<[SocketAddr]>> {
+        self.resolved.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// `at` as nanoseconds after this record was made; 0 for earlier moments.

@@ -97,11 +97,8 @@ impl Control {
             }
             for backend in &pool.set().members {
                 let Some(addresses) = self.resolved.get(&backend.address) else { continue };
-                // An address still offered is kept: the order of answers rotates and means nothing.
-                let kept = backend.endpoint().filter(|address| addresses.contains(address));
-                if let (None, Some(address)) = (kept, addresses.first()) {
+                if let Some(address) = backend.set_endpoints(addresses) {
                     tracing::info!(pool = %pool.name, backend = %backend.name, name = %backend.address, %address, "resolved");
-                    backend.set_endpoint(*address);
                 }
             }
         }

@@ -30,8 +30,9 @@ pub struct RequestBody<B> {
     received: Rc<Cell<u64>>,
     /// Bytes allowed; 0: any number.
     limit: u64,
-    /// It comes in text, HTTP/1: see [`poll_inner`](Self::poll_inner).
-    textual: bool,
+    /// It comes over HTTP/2, where an end may be a reset in disguise; else in text, where one may be badly written: see
+    /// [`poll_inner`](Self::poll_inner).
+    over_http2: bool,
     /// What was read and may be needed: by a try that has not come to it, or by one that begins again.
     pieces: VecDeque<Bytes>,
     /// The first of `pieces` that the present try has not sent.
@@ -55,9 +56,9 @@ impl<B> RequestBody<B> {
         let downstream = &story.downstream;
         Self {
             inner,
+            over_http2: story.head.version == Version::HTTP_2,
             received,
             limit: downstream.listener.max_body,
-            textual: story.head.version != Version::HTTP_2,
             pieces: VecDeque::new(),
             next: 0,
             trailers: None,
@@ -151,12 +152,17 @@ where
         if frame.is_none() || self.inner.is_end_stream() {
             self.upload = None;
         }
-        let Some(frame) = frame else { return Poll::Ready(None) };
+        let Some(frame) = frame else {
+            // hyper takes RST_STREAM(NO_ERROR) for an end. From a client amid its upload it is none, and must not look
+            // like one to the backend.
+            let is_cut = self.over_http2 && !self.inner.is_end_stream();
+            return Poll::Ready(is_cut.then_some(Err(Fault::ClientGone)));
+        };
         let mut frame = frame.map_err(|error| Fault::of_client_body(&error))?;
         if let Some(trailers) = frame.trailers_mut() {
             // A bare LF behind the last chunk: hyper takes it, and all up to the next empty line, for trailers without a
             // field. What else would read it would see another request there (reliability.md 2.6).
-            if self.textual && trailers.is_empty() {
+            if !self.over_http2 && trailers.is_empty() {
                 return Poll::Ready(Some(Err(Fault::ClientBody("a bare LF after the last chunk".into()))));
             }
             headers::strip_trailers(trailers);
@@ -476,6 +482,10 @@ impl Http2Body {
             self.waiting = false;
             self.deadline.disarm();
             let fault = |error| self.upload.take().unwrap_or_else(|| http2::fault_of(&error));
+            // hyper takes RST_STREAM(NO_ERROR) for an end; amid a response it is none.
+            if frame.is_none() && !self.incoming.is_end_stream() {
+                return Poll::Ready(Some(Err(self.upload.take().unwrap_or(Fault::StreamReset))));
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(fault)));
         }
         if !self.waiting {

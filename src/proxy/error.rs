@@ -1,7 +1,7 @@
 //! The answers that Evenkeel makes itself: small JSON in the OpenAI error shape, never naming a backend's address.
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::access_log::End;
@@ -48,9 +48,12 @@ impl Refusal {
             Fault::ClientBodyTimeout => Self::RequestTimeout,
             Fault::ClientBodyTooLarge => Self::BodyTooLarge,
             Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => Self::BackendTimeout,
-            Fault::Connect(_) | Fault::Unresolved | Fault::Closed | Fault::Io(_) | Fault::Protocol(_) => {
-                Self::BackendFailed
-            }
+            Fault::Connect(_)
+            | Fault::Unresolved
+            | Fault::Closed
+            | Fault::Io(_)
+            | Fault::StreamReset
+            | Fault::Protocol(_) => Self::BackendFailed,
         }
     }
 
@@ -111,6 +114,24 @@ impl Refusal {
             Self::QueueFull(_) => (SERVER, "queue_full", "all backends are busy and the queue is full"),
             Self::QueueTimeout(_) => (SERVER, "queue_timeout", "all backends stayed busy for too long"),
         }
+    }
+
+    /// The response to a gRPC call: a head that ends its stream, with the gRPC status that the call specification maps
+    /// this HTTP status to. A gRPC client would take our JSON for a broken message.
+    pub fn grpc_response(self) -> Response<Bytes> {
+        let code = match self.status() {
+            StatusCode::BAD_REQUEST => "13",
+            StatusCode::NOT_FOUND => "12",
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => "14",
+            _ => "2",
+        };
+        let (_, _, message) = self.words();
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from_static(code));
+        headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(message));
+        response
     }
 
     /// The response, with its JSON body.

@@ -13,12 +13,12 @@ use super::retry;
 use super::story::Story;
 use super::{Downstream, Proxy};
 use crate::clock::{self, Deadline};
-use crate::config::{Protocol, StickyMode};
+use crate::config::{Address, Protocol, StickyMode};
 use crate::pool::{Lease, RetryReason};
 use crate::upstream::http1::request::BodyFraming;
 use crate::upstream::http1::response::{Head, is_event_stream};
 use crate::upstream::http1::{Asks, Connection, Exchange, ExchangeTimeouts};
-use crate::upstream::{Fault, Stream, UpstreamError, connect};
+use crate::upstream::{Fault, Stream, UpstreamError, connect, connect_any};
 
 /// What stays the same over all attempts of a request.
 pub(super) struct Order<'a> {
@@ -237,9 +237,17 @@ fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbou
 
 /// A fresh connection to the leased backend.
 async fn open(lease: &Lease, story: &mut Story) -> Result<Stream, Fault> {
-    let address = lease.backend().endpoint().ok_or(Fault::Unresolved)?;
+    let backend = lease.backend();
+    let patience = lease.live().plan.timeouts.connect;
     let started = clock::now();
-    let stream = connect(address, lease.live().plan.timeouts.connect).await?;
+    let stream = match backend.address {
+        Address::Ip(address) => connect(address, patience).await?,
+        Address::Name { .. } => {
+            let (address, stream) = connect_any(&backend.endpoints(), patience).await?;
+            backend.prefer_endpoint(address);
+            stream
+        }
+    };
     story.connect = Some(clock::now().saturating_duration_since(started));
     Ok(stream)
 }

@@ -331,6 +331,11 @@ pub fn finish_response(headers: &mut HeaderMap, request_id: &HeaderValue, stream
     headers.insert(X_REQUEST_ID.clone(), request_id.clone());
 }
 
+/// Whether a request is a gRPC call.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// Removes from trailers what would be about framing, routing or the connection (RFC 9110 section 6.5.1): the next
 /// recipient may merge them into the head.
 pub fn strip_trailers(trailers: &mut HeaderMap) {

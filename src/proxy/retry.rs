@@ -33,7 +33,7 @@ pub(super) fn after_failure(
     let on = |condition: RetryOn| plan.on.contains(&condition);
     match &error.fault {
         Fault::Connect(_) | Fault::Unresolved => on(RetryOn::ConnectFailure).then_some(RetryReason::ConnectFailure),
-        Fault::Closed | Fault::Io(_) | Fault::Protocol(_) => {
+        Fault::Closed | Fault::Io(_) | Fault::StreamReset | Fault::Protocol(_) => {
             (on(RetryOn::ResetBeforeResponse) && !error.answered).then_some(RetryReason::Reset)
         }
         Fault::FirstByteTimeout => on(RetryOn::Timeout).then_some(RetryReason::Timeout),

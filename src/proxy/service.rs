@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use smallvec::SmallVec;
 
@@ -23,6 +23,7 @@ use super::story::Story;
 use super::{Downstream, Proxy, Refusal, Tunnel, affinity, headers, retry, upgrade};
 use crate::backend::{BackendId, Ending, stable_hash};
 use crate::clock;
+use crate::config::Protocol;
 use crate::pool::{Ask, Lease, Live, Pool, Priority, RetryReason, Unavailable};
 use crate::upstream::http1::Asks;
 use crate::upstream::{Fault, UpstreamError};
@@ -121,7 +122,11 @@ impl Proxy {
         let plan = &first.plan;
         let has_body = body.is_some();
         let may_repeat = retry::is_idempotent(&story.head.method) || plan.retry.non_idempotent;
-        let most_kept = if may_repeat && plan.retry.attempts > 1 { plan.retry.max_replay } else { 0 };
+        // A backend can refuse a stream, or leave politely, when the body is on its way: it has done nothing then, and
+        // any request may go elsewhere.
+        let may_be_refused = matches!(plan.protocol, Protocol::H2c | Protocol::H2);
+        let may_follow = may_be_refused || (may_repeat && plan.retry.attempts > 1);
+        let most_kept = if may_follow { plan.retry.max_replay } else { 0 };
         if let Some(body) = &mut body {
             body.keep(most_kept);
         }
@@ -264,7 +269,8 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
-    let mut response = refusal.response(&story.request_id);
+    let is_grpc = story.head.version == Version::HTTP_2 && headers::is_grpc(&story.head.headers);
+    let mut response = if is_grpc { refusal.grpc_response() } else { refusal.response(&story.request_id) };
     headers::finish_response(response.headers_mut(), &story.request_id, false);
     response.map(|body| ProxyBody::fixed(body, story))
 }
@@ -337,7 +343,7 @@ fn blame(lease: &mut Lease, error: &UpstreamError) {
     match &error.fault {
         Fault::Connect(_) | Fault::Unresolved => lease.failed(Ending::ConnectFailed),
         Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => lease.failed(Ending::TimedOut),
-        Fault::Closed | Fault::Io(_) | Fault::Protocol(_) => lease.failed(Ending::Reset),
+        Fault::Closed | Fault::Io(_) | Fault::StreamReset | Fault::Protocol(_) => lease.failed(Ending::Reset),
         Fault::ClientGone | Fault::ClientBody(_) | Fault::ClientBodyTimeout | Fault::ClientBodyTooLarge => {}
     }
 }

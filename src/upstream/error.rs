@@ -15,6 +15,8 @@ pub enum Fault {
     Closed,
     /// The connection failed.
     Io(io::Error),
+    /// The backend reset the stream; its connection lives on.
+    StreamReset,
     /// The backend spoke nonsense: what and where.
     Protocol(&'static str),
     /// No first byte in time.
@@ -75,6 +77,7 @@ impl Fault {
             | Self::Unresolved
             | Self::Closed
             | Self::Io(_)
+            | Self::StreamReset
             | Self::Protocol(_)
             | Self::FirstByteTimeout
             | Self::IdleTimeout
@@ -95,6 +98,7 @@ impl fmt::Display for Fault {
             Self::Unresolved => f.write_str("the backend's name has no address"),
             Self::Closed => f.write_str("the backend closed the connection"),
             Self::Io(_) => f.write_str("the connection failed"),
+            Self::StreamReset => f.write_str("the backend reset the stream"),
             Self::Protocol(what) => write!(f, "the backend broke HTTP: {what}"),
             Self::FirstByteTimeout => f.write_str("no first byte in time"),
             Self::IdleTimeout => f.write_str("the response stalled"),
@@ -130,6 +134,7 @@ impl std::error::Error for Fault {
             Self::Connect(error) | Self::Io(error) => Some(error),
             Self::Unresolved
             | Self::Closed
+            | Self::StreamReset
             | Self::Protocol(_)
             | Self::FirstByteTimeout
             | Self::IdleTimeout

@@ -297,7 +297,9 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
 
 /// What an error of hyper's HTTP/2 client means. (What the client's own body failed with it does not tell.)
 pub fn fault_of(error: &hyper::Error) -> Fault {
-    match h2_error(error).and_then(h2::Error::reason) {
+    let Some(error) = h2_error(error) else { return Fault::Closed };
+    match error.reason() {
+        _ if error.is_reset() && error.is_remote() => Fault::StreamReset,
         Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FLOW_CONTROL_ERROR | h2::Reason::COMPRESSION_ERROR) => {
             Fault::Protocol("HTTP/2 protocol error")
         }

@@ -11,7 +11,7 @@ mod idle;
 mod open;
 mod stream;
 
-pub use connect::connect;
+pub use connect::{connect, connect_any};
 pub use error::{Fault, UpstreamError};
 pub use idle::IdleConnections;
 pub use open::{Counted, count_open, end_all, endings};

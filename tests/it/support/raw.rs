@@ -115,6 +115,16 @@ impl Raw {
         }
     }
 
+    /// Exactly `count` bytes.
+    #[track_caller]
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            let read = fill(&mut self.stream, &mut self.buffer).expect("read");
+            assert!(read > 0, "closed before {count} bytes: {}", self.buffer.escape_ascii());
+        }
+        self.buffer.drain(..count).collect()
+    }
+
     /// Everything to the end of the connection, however it ends.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {
