@@ -15,8 +15,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::{REQUEST_ID, request_id};
+use super::extract::{Caller, Text};
 use super::openapi::{self, ChangeErrors, ErrorBody, ReadErrors};
-use super::room::Phase;
+use super::room::{Phase, Refused};
 use super::views::{BackendView, PoolView, StatusView, backend_etag, pool_etag};
 use super::{AdminState, ApiError, auth, changes, dashboard, scrape};
 use crate::clock;
@@ -41,6 +42,7 @@ pub fn router(admin: Arc<AdminState>) -> Router {
         .routes(routes!(changes::health))
         .routes(routes!(changes::strategy))
         .routes(routes!(reload))
+        .routes(routes!(preview))
         .split_for_parts();
     let description = Json(description);
     router
@@ -163,15 +165,26 @@ async fn one_backend(
 /// file, and then nothing has changed.
 #[utoipa::path(post, path = "/api/v1/reload", tag = "changes",
     responses((status = 200, description = "What changed", body = Object), ChangeErrors))]
-async fn reload(State(admin): State<Arc<AdminState>>) -> Result<Json<Value>, ApiError> {
-    match admin.room.reload().await {
-        Ok(done) => Ok(Json(done.diff)),
-        Err(refused) => {
-            let status = StatusCode::UNPROCESSABLE_ENTITY;
-            let error = ApiError::new(status, "invalid_configuration", refused.message);
-            Err(error.with("errors", Value::Array(refused.errors)))
-        }
-    }
+async fn reload(State(admin): State<Arc<AdminState>>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    let done = admin.room.reload().await.map_err(unusable)?;
+    changes::audit(&caller, "reload", "", "", &done.diff.to_string());
+    Ok(Json(done.diff))
+}
+
+/// What a reload would change, without doing it.
+///
+/// Of the configuration file as it is now, or of the TOML text in the body in its place. The answer is that of a reload.
+#[utoipa::path(post, path = "/api/v1/reload/preview", tag = "state",
+    request_body(content = Option<String>, content_type = "text/plain", description = "A configuration; empty: the file as it is now"),
+    responses((status = 200, description = "What would change", body = Object), ChangeErrors))]
+async fn preview(State(admin): State<Arc<AdminState>>, Text(text): Text) -> Result<Json<Value>, ApiError> {
+    let text = (!text.is_empty()).then_some(text);
+    Ok(Json(admin.room.preview(text).await.map_err(unusable)?.diff))
+}
+
+fn unusable(refused: Refused) -> ApiError {
+    let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", refused.message);
+    error.with("errors", Value::Array(refused.errors))
 }
 
 /// The pool of that name.

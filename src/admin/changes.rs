@@ -16,11 +16,11 @@ use super::api::{find, tagged};
 use super::extract::{Asked, Body, Caller};
 use super::openapi::{ChangeErrors, ErrorBody};
 use super::room::{Alteration, Change, ChangeError, Precondition};
-use super::views::{BackendView, CheckedView, backend_etag, expiry, pool_etag};
+use super::views::{BackendView, CheckedView, backend_etag, expiry, pool_etag, wanted_name};
 use super::{AdminState, ApiError};
 use crate::backend::SampleSource;
 use crate::clock;
-use crate::config::{AdminState as Wanted, StrategyKind, parse_duration};
+use crate::config::{AdminState as Wanted, StrategyKind, parse_duration, show_duration};
 use crate::pool::Pool;
 
 type Admin = State<Arc<AdminState>>;
@@ -62,6 +62,16 @@ pub(super) struct PatchBody {
     state: Option<StateWord>,
 }
 
+impl PatchBody {
+    /// The keys that it has, for the audit log.
+    fn told(&self) -> String {
+        let number = |key: &str, value: Option<u32>| value.map(|value| format!("{key} {value}"));
+        let state = self.state.map(|state| format!("state {}", wanted_name(state.into())));
+        let keys = [number("weight", self.weight), number("max_in_flight", self.max_in_flight), state];
+        keys.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// What is wanted of a backend: the words of the configuration, and the one that the API shows for `drain`.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -94,7 +104,7 @@ pub(super) async fn patch(
     if body.weight.is_some_and(|weight| !(1..=1000).contains(&weight)) {
         return Err(ApiError::invalid("`weight` is a whole number from 1 to 1000"));
     }
-    let detail = format!("{body:?}");
+    let detail = body.told();
     let PatchBody { weight, max_in_flight, state } = body;
     let what = Alteration::Patch { backend: name.clone(), weight, max_in_flight, state: state.map(Wanted::from) };
     change(&admin, &pool, &caller, backend_condition(&caller, &name), what).await?;
@@ -123,6 +133,8 @@ pub(super) struct Removed {
     name: String,
     /// Requests still in flight there.
     in_flight: u32,
+    /// Seconds until those are cut off.
+    remaining_s: Option<f64>,
     gone: bool,
 }
 
@@ -147,10 +159,12 @@ pub(super) async fn remove(
     let leaver = find(&admin, &pool)?.backend(&name).ok_or_else(|| ApiError::not_found("backend", &name))?;
     let what = Alteration::Remove { backend: name.clone(), drain_timeout };
     change(&admin, &pool, &caller, backend_condition(&caller, &name), what).await?;
-    audit(&caller, "remove", &pool, &name, &format!("drain_timeout {drain_timeout:?}"));
+    audit(&caller, "remove", &pool, &name, &told_time("drain_timeout", drain_timeout));
     let gone = || find(&admin, &pool).map_or(true, |pool| !pool.leaving().iter().any(|left| left.id == leaver.id));
     if !wait {
-        let body = Removed { name, in_flight: leaver.in_flight(), gone: gone() };
+        let deadline = admin.room.drain_deadline(leaver.id);
+        let remaining_s = deadline.map(|at| at.saturating_duration_since(clock::now()).as_secs_f64());
+        let body = Removed { name, in_flight: leaver.in_flight(), remaining_s, gone: gone() };
         return Ok((StatusCode::ACCEPTED, Json(body)).into_response());
     }
     let limit = admin.room.drain_deadline(leaver.id).map(|deadline| deadline + AFTER_DEADLINE);
@@ -161,7 +175,7 @@ pub(super) async fn remove(
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Ok(Json(Removed { name, in_flight: 0, gone: true }).into_response())
+    Ok(Json(Removed { name, in_flight: 0, remaining_s: None, gone: true }).into_response())
 }
 
 /// The query of a drain.
@@ -186,7 +200,7 @@ pub(super) async fn drain(
 ) -> Result<Response, ApiError> {
     let what = Alteration::Drain { backend: name.clone(), timeout };
     change(&admin, &pool, &caller, backend_condition(&caller, &name), what).await?;
-    audit(&caller, "drain", &pool, &name, &format!("timeout {timeout:?}"));
+    audit(&caller, "drain", &pool, &name, &told_time("timeout", timeout));
     shown(&admin, &pool, &name)
 }
 
@@ -378,8 +392,17 @@ fn shown(admin: &AdminState, pool: &str, name: &str) -> Result<Response, ApiErro
     Ok(tagged(backend_etag(&backend), view))
 }
 
+/// A time limit for the audit log.
+fn told_time(key: &str, limit: Option<Duration>) -> String {
+    format!("{key} {}", limit.map_or_else(|| "as configured".to_owned(), show_duration))
+}
+
+/// Longest detail of an audit line, bytes: the keys of a backend fit, a body of megabytes does not fill the disk.
+const MOST_DETAIL: usize = 2048;
+
 /// The one line that each change leaves.
-fn audit(caller: &Caller, action: &str, pool: &str, backend: &str, detail: &str) {
+pub(super) fn audit(caller: &Caller, action: &str, pool: &str, backend: &str, detail: &str) {
+    let detail = detail.get(..detail.floor_char_boundary(MOST_DETAIL)).unwrap_or_default();
     tracing::info!(target: "evenkeel::audit", action, pool, backend, detail, peer = caller.peer, "changed by the admin API");
 }
 

@@ -36,6 +36,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// A body of text.
+pub(super) struct Text(pub(super) String);
+
+impl<S: Send + Sync> FromRequest<S> for Text {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let text = String::from_request(request, state).await;
+        text.map(Self).map_err(|rejection| ApiError::new(rejection.status(), "bad_request", rejection.body_text()))
+    }
+}
+
 /// The query.
 pub(super) struct Asked<T>(pub(super) T);
 

@@ -33,6 +33,12 @@ pub trait ControlRoom: fmt::Debug + Send + Sync + 'static {
     /// Reads the configuration file again and applies it, like SIGHUP.
     fn reload(&self) -> Reply<'_, Result<ReloadDone, Refused>>;
 
+    /// What a reload would change, without doing it: of the file as it is now, or of this text in its place.
+    fn preview(&self, text: Option<String>) -> Reply<'_, Result<ReloadDone, Refused>> {
+        let _ = text;
+        Box::pin(async { Err(Refused { message: "this balancer takes no changes".into(), errors: Vec::new() }) })
+    }
+
     /// Makes a change. When it has answered, the change is in force.
     fn change(&self, change: Change) -> Reply<'_, Result<(), ChangeError>> {
         let _ = change;

@@ -1,6 +1,7 @@
 //! The admin router on a socket: bounded in connections and in the time a head may take, ended by a word.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
 
 use super::AdminState;
+use super::extract::Peer;
 
 /// Connections at once: an operator's tools, a dashboard or two and a few scrapers need a handful.
 const MAX_CONNECTIONS: usize = 256;
@@ -42,7 +44,9 @@ pub async fn serve(listener: TcpListener, admin: Arc<AdminState>, shutdown: impl
         tokio::select! {
             () = &mut shutdown => break,
             _ = upkeep.tick() => admin.metrics.upkeep(),
-            (stream, permit) = accept(&listener, &permits) => connection(stream, permit, &router, &graceful),
+            (stream, peer, permit) = accept(&listener, &permits) => {
+                connection(stream, Peer(peer), permit, &router, &graceful);
+            }
         }
     }
     drop(listener);
@@ -50,12 +54,15 @@ pub async fn serve(listener: TcpListener, admin: Arc<AdminState>, shutdown: impl
 }
 
 /// The next connection, once one may be held. Cancel-safe: nothing is taken before it is returned.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed, so a permit always comes.
     let permit = Arc::clone(permits).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, peer)) => return (stream, peer, permit),
             Err(error) => {
                 tracing::warn!(%error, "the admin server cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -64,11 +71,21 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream,
     }
 }
 
-fn connection(stream: TcpStream, permit: Option<OwnedSemaphorePermit>, router: &Router, graceful: &GracefulShutdown) {
+fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    permit: Option<OwnedSemaphorePermit>,
+    router: &Router,
+    graceful: &GracefulShutdown,
+) {
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(
-        router.clone().map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new)),
-    );
+    let service = TowerToHyperService::new(router.clone().map_request(
+        move |mut request: http::Request<hyper::body::Incoming>| {
+            // Whom the audit log names.
+            request.extensions_mut().insert(peer);
+            request.map(Body::new)
+        },
+    ));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(64 * 1024);
     let serving = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));

@@ -39,9 +39,13 @@ pub(super) struct AdminArgs {
 
 impl AdminArgs {
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        let token = self.token_file.as_deref().map(read_token).transpose()?;
-        Ok(Client { url: self.admin.clone(), token })
+        client(self.admin.clone(), self.token_file.as_deref())
     }
+}
+
+/// A client of the server at `url`, with the token that `token_file` names, if any.
+pub(super) fn client(url: AdminUrl, token_file: Option<&str>) -> Result<Client, Failure> {
+    Ok(Client { url, token: token_file.map(read_token).transpose()? })
 }
 
 fn read_token(source: &str) -> Result<HeaderValue, Failure> {
@@ -156,15 +160,30 @@ impl Client {
         body: Option<&Value>,
         patience: Duration,
     ) -> Result<Reply, HttpError> {
+        let body = body.map(|body| ("application/json", Bytes::from(body.to_string())));
+        self.send(method, path, body, patience).await
+    }
+
+    /// The same with a body of any type.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Bytes)>,
+        patience: Duration,
+    ) -> Result<Reply, HttpError> {
         let at = self.url.authority();
         let mut request = Request::builder().method(method).uri(path).header(HOST, &at);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);
         }
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some((kind, _)) = &body {
+            request = request.header(CONTENT_TYPE, *kind);
         }
-        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let body = body.map_or_else(Bytes::new, |(_, body)| body);
         let request = request.body(Full::new(body)).map_err(HttpError::Request)?;
         let exchange = async {
             let mut sender = connect(&self.url.host, self.url.port).await?;

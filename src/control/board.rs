@@ -96,6 +96,10 @@ impl Board {
     }
 }
 
+fn stopping() -> Refused {
+    Refused { message: "the balancer is stopping".into(), errors: Vec::new() }
+}
+
 impl ControlRoom for Board {
     fn snapshot(&self) -> Snapshot {
         let state = self.lock();
@@ -140,10 +144,13 @@ impl ControlRoom for Board {
     fn reload(&self) -> Reply<'_, Result<ReloadDone, Refused>> {
         let (answer, answered) = oneshot::channel();
         self.order(Order::Reload(Some(answer)));
-        Box::pin(async move {
-            let stopping = || Refused { message: "the balancer is stopping".into(), errors: Vec::new() };
-            answered.await.unwrap_or_else(|_| Err(stopping()))
-        })
+        Box::pin(async move { answered.await.unwrap_or_else(|_| Err(stopping())) })
+    }
+
+    fn preview(&self, text: Option<String>) -> Reply<'_, Result<ReloadDone, Refused>> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order::Preview(text, answer));
+        Box::pin(async move { answered.await.unwrap_or_else(|_| Err(stopping())) })
     }
 
     fn change(&self, change: Change) -> Reply<'_, Result<(), ChangeError>> {

@@ -73,7 +73,8 @@ impl Control {
                 () = &mut pause => return false,
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(_)) => tracing::warn!("draining: not reloaded"),
-                    Some(Order::Resolved(_)) => {}
+                    // Who asked hears that the balancer is stopping.
+                    Some(Order::Resolved(_) | Order::Preview(..)) => {}
                     Some(Order::Change(_, answer)) => {
                         drop(answer.send(Err(ChangeError::Unavailable("the balancer is draining"))));
                     }

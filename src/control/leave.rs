@@ -42,6 +42,19 @@ pub(super) fn follow(pool: &Arc<Pool>, left: Vec<Arc<Backend>>, again: Option<&s
     }
 }
 
+/// The pool is gone from the configuration: what is in flight at its backends may finish within `patience`.
+///
+/// Its backends stay its members, because a request that had found the pool a moment before still has a right to them.
+pub(super) fn dismiss(pool: &Arc<Pool>, patience: Duration) {
+    let deadline = clock::now() + patience;
+    for backend in &pool.set().members {
+        backend.set_drain_deadline(Some(deadline));
+        tracing::info!(pool = %pool.name, backend = %backend.name, in_flight = backend.in_flight(),
+            timeout_s = patience.as_secs_f64(), "backend leaves with its pool: no new requests");
+        tokio::spawn(watch(Arc::clone(pool), Arc::clone(backend), deadline, true));
+    }
+}
+
 /// Follows one backend until it is empty, taken back, or out of time.
 async fn watch(pool: Arc<Pool>, backend: Arc<Backend>, deadline: Instant, removed: bool) {
     let mut told = clock::now();

@@ -37,6 +37,8 @@ use crate::config::{Address, AdminPlan};
 pub enum Order {
     /// Read the configuration file again.
     Reload(Option<oneshot::Sender<Result<ReloadDone, Refused>>>),
+    /// Say what a reload would change: of the file, or of this text in its place.
+    Preview(Option<String>, oneshot::Sender<Result<ReloadDone, Refused>>),
     /// Change a pool, as the admin API asks.
     Change(Change, oneshot::Sender<Result<(), ChangeError>>),
     /// Drain and end. A second one ends at once.

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
+use super::overrides::{Overrides, Survival};
 use super::{Control, Diff, leave, names, state};
 use crate::admin::{LastReload, Refused, ReloadDone};
 use crate::clock;
@@ -54,12 +55,8 @@ impl Control {
             return Err(plain("there is no configuration file to read again"));
         };
         let mut prepared = self.prepare(&source)?;
-        let diff = Diff::between(&self.plan, &prepared.plan);
-        // What only a restart can change stays as it is, and is told again at each reload until then.
-        prepared.plan.server.threads = self.plan.server.threads;
-        prepared.plan.admin.clone_from(&self.plan.admin);
-        let (old, new) = (self.expanded(&self.plan), self.expanded(&prepared.plan));
-        let (overrides, survival) = self.overrides.survive(&old, &new);
+        let (diff, overrides, survival) = self.compare(&prepared.plan);
+        self.keep_what_needs_a_restart(&mut prepared.plan);
         for key in &survival.dropped {
             tracing::info!(key, "override dropped: the file says something new there");
         }
@@ -69,12 +66,40 @@ impl Control {
         self.overrides = overrides;
         self.commit(prepared).await;
         self.board.set_overrides(self.overrides.list());
-        let mut shown = diff.to_json();
-        if let Some(shown) = shown.as_object_mut() {
-            shown.insert("overrides_kept".into(), survival.kept.into());
-            shown.insert("overrides_dropped".into(), survival.dropped.into());
+        Ok(shown(&diff, survival))
+    }
+
+    /// What a reload would change: of the file as it is now, or of `text` in its place. Touches nothing.
+    pub(super) fn preview(&self, text: Option<&str>) -> Result<ReloadDone, Refused> {
+        let loaded = match (text, &self.source) {
+            (Some(text), source) => {
+                let folder = source.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+                Loaded::from_text(text, "the text", folder)
+            }
+            (None, Some(source)) => Loaded::from_file(source),
+            (None, None) => return Err(plain("there is no configuration file to read again")),
+        };
+        let (diff, _, survival) = self.compare(&loaded.map_err(|errors| faults(errors.all()))?.plan);
+        Ok(shown(&diff, survival))
+    }
+
+    /// What `plan` would change, and the overrides that would live on under it.
+    fn compare(&self, plan: &Plan) -> (Diff, Overrides, Survival) {
+        let (old, new) = (self.expanded(&self.plan), self.expanded(plan));
+        let (overrides, survival) = self.overrides.survive(&old, &new);
+        (Diff::between(&self.plan, plan), overrides, survival)
+    }
+
+    /// What only a restart can change stays as it is, and is told again at each reload until then.
+    fn keep_what_needs_a_restart(&self, plan: &mut Plan) {
+        plan.server.threads = self.plan.server.threads;
+        plan.server.max_connections = self.plan.server.max_connections;
+        plan.log.format = self.plan.log.format;
+        let token = plan.admin.take().map(|admin| admin.token);
+        plan.admin.clone_from(&self.plan.admin);
+        if let (Some(admin), Some(token)) = (&mut plan.admin, token) {
+            admin.token = token;
         }
-        Ok(ReloadDone { diff: shown })
     }
 
     /// Everything that may fail.
@@ -107,6 +132,10 @@ impl Control {
             (Some(admin), Some(_)) => Some(crate::control::token(admin).map_err(|error| plain(&error))?),
             _ => None,
         };
+        // A file that moves the server to a loopback address may do without a token, but until the restart it is reached
+        // from outside.
+        let reachable = self.plan.admin.as_ref().is_some_and(|admin| !admin.address.ip().is_loopback());
+        let token = token.filter(|token| token.is_some() || !reachable);
         Ok(Prepared { plan, sockets, access_log, token })
     }
 
@@ -145,6 +174,9 @@ impl Control {
             if let Err(error) = self.open(listener, sockets) {
                 tracing::error!("a new listener cannot be used: {error}");
             }
+        }
+        for pool in present.pools.iter().filter(|pool| !plan.pools.iter().any(|kept| kept.name == *pool.name)) {
+            leave::dismiss(pool, plan.server.drain_timeout);
         }
         self.retire(&plan);
         if let Some(log) = access_log {
@@ -191,6 +223,16 @@ impl Control {
             stays
         });
     }
+}
+
+/// The answer to a reload.
+fn shown(diff: &Diff, survival: Survival) -> ReloadDone {
+    let mut shown = diff.to_json();
+    if let Some(shown) = shown.as_object_mut() {
+        shown.insert("overrides_kept".into(), survival.kept.into());
+        shown.insert("overrides_dropped".into(), survival.dropped.into());
+    }
+    ReloadDone { diff: shown }
 }
 
 fn plain(message: &str) -> Refused {

@@ -175,6 +175,7 @@ impl Control {
                 order = self.orders.recv() => match order {
                     Some(Order::Resolved(found)) => self.take_names(found),
                     Some(Order::Reload(answer)) => self.reload(answer).await,
+                    Some(Order::Preview(text, answer)) => drop(answer.send(self.preview(text.as_deref()))),
                     Some(Order::Change(change, answer)) => drop(answer.send(self.change(change))),
                     Some(Order::Shutdown) | None => return self.drain().await,
                     Some(Order::Abort) => return self.end(true),

@@ -340,10 +340,11 @@ impl Pool {
 /// The affinity that `plan` asks for: the present one, with its secret and its table, when nothing of it changed.
 fn affinity(plan: &PoolPlan, present: Option<&Arc<Sticky>>) -> Option<Arc<Sticky>> {
     let wanted = plan.sticky.as_ref()?;
-    match present.filter(|sticky| sticky.plan() == wanted) {
-        Some(sticky) => Some(Arc::clone(sticky)),
-        None => Some(Arc::new(Sticky::new(&plan.name, wanted))),
-    }
+    Some(match present {
+        Some(sticky) if sticky.plan() == wanted => Arc::clone(sticky),
+        Some(sticky) => Arc::new(Sticky::succeeding(sticky, &plan.name, wanted)),
+        None => Arc::new(Sticky::new(&plan.name, wanted)),
+    })
 }
 
 impl Writer {

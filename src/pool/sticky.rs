@@ -81,6 +81,24 @@ pub struct Settled {
 }
 
 impl Sticky {
+    /// The affinity that `plan` describes in place of the `present` one: as far as its settings allow, sessions live on.
+    pub fn succeeding(present: &Self, pool: &str, plan: &StickyPlan) -> Self {
+        let was = &present.plan;
+        let mut new = Self::new(pool, plan);
+        if (&was.secret, was.mode) == (&plan.secret, plan.mode) && plan.secret.is_none() {
+            new.key = present.key.clone();
+        }
+        // The same header or address may be hashed again only with the same keys.
+        if (&was.name, was.mode) == (&plan.name, plan.mode) {
+            new.hasher = present.hasher.clone();
+            for (new, old) in new.shards.iter_mut().zip(&present.shards) {
+                let old = old.lock().unwrap_or_else(PoisonError::into_inner);
+                new.get_mut().unwrap_or_else(PoisonError::into_inner).clone_from(&old);
+            }
+        }
+        new
+    }
+
     /// The affinity that `plan` describes. Without a secret one is made, and a warning says what that means.
     pub fn new(pool: &str, plan: &StickyPlan) -> Self {
         let secret = plan.secret.as_ref().map(crate::config::Secret::read);

@@ -19,6 +19,7 @@ mod health;
 mod http2;
 mod names;
 mod observing;
+mod operators;
 mod queueing;
 #[path = "../raw/mod.rs"]
 mod raw;

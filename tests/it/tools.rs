@@ -1,4 +1,5 @@
-//! What people really use: curl, and the `openai` Python package, through the balancer to mock AI instances.
+//! What people really use: curl, and the `openai` Python package, through the balancer to mock AI instances; and a fuzzer
+//! that reads the admin API's own description.
 //!
 //! A machine may lack them: then a test says so and passes. `EVENKEEL_REQUIRE_TOOLS=1` turns that into a failure (CI sets
 //! it). `EVENKEEL_PYTHON` names the interpreter that has the package, `python3` by default.
@@ -153,4 +154,42 @@ fn the_openai_package_understands_our_errors() {
     let proxy = Setup::at(&[refusing_address()]).start();
     let Some(said) = openai(&format!("http://{}/v1", proxy.address), "error") else { return };
     assert_eq!(said, "502 backend_failed server_error True");
+}
+
+/// Names that exist, so that the fuzzer gets beyond 404.
+const NAMES: &str = "[parameters]\n\"path.pool\" = \"ai\"\n\"path.name\" = \"b1\"\n";
+
+/// What must hold of every answer. Not among them: that what fits the description is accepted, since a name may be taken.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
+                      negative_data_rejection,unsupported_method,missing_required_header";
+
+/// Some hundred requests that keep to the description of the admin API and that do not: each is answered as described,
+/// and none by an error of the server's own.
+#[test]
+fn the_admin_api_keeps_to_its_description() {
+    let backends = [TestBackend::saying("a"), TestBackend::saying("b")];
+    let proxy = Setup::new(&[&backends[0], &backends[1]]).start();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("schemathesis.toml"), NAMES).unwrap();
+    let mut command = Command::new("schemathesis");
+    command.current_dir(folder.path()).env("no_proxy", "*").args(["--config-file", "schemathesis.toml", "run"]);
+    command.args(["--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "12", "--seed", "1"]);
+    command.args([
+        "--no-shrink",
+        "--generation-database",
+        "none",
+        "--max-time",
+        "40",
+        "--warnings",
+        "off",
+        "--no-color",
+    ]);
+    // Readiness says 503 when it is not ready, as described.
+    command.args(["--exclude-path", "/readyz", &format!("http://{}/openapi.json", proxy.admin)]);
+    let Some(output) = tool(&mut command, "") else { return };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("PUT /api/v1/pools/{pool}/strategy") || said.contains("test cases"), "{said}");
+    assert_eq!(proxy.metric("evenkeel_panics_total", &[]), 0.0);
+    assert_eq!(proxy.get("/").status(), 200, "it still balances");
 }

@@ -23,6 +23,7 @@ Examples:
   evenkeel ctl add instance-7 127.0.0.1:8007 --weight 2
   evenkeel ctl drain instance-3 --timeout 5m --wait
   evenkeel ctl remove instance-3 --wait
+  evenkeel ctl set instance-3 --weight 2 --max-in-flight 16
   evenkeel ctl strategy rl
   evenkeel ctl explain --last 5
 
@@ -61,12 +62,16 @@ enum Verb {
     Undrain(verbs::NameArgs),
     /// Change a backend's weight.
     Weight(verbs::WeightArgs),
+    /// Change a backend's weight, limit or state.
+    Set(verbs::SetArgs),
     /// Change a pool's strategy, live.
     Strategy(verbs::StrategyArgs),
     /// Tell a backend's CPU and memory use, as fractions.
     Resources(verbs::ResourcesArgs),
     /// Probe every backend now and show the results.
     Check,
+    /// Pause or resume a pool's active health checks.
+    Checks(verbs::ChecksArgs),
     /// Why requests went where they went.
     Explain(verbs::ExplainArgs),
     /// What the learning agent has learned and how it does.
@@ -109,6 +114,8 @@ impl Session {
             Verb::Drain(args) => args.run(self).await,
             Verb::Undrain(args) => args.undrain(self).await,
             Verb::Weight(args) => args.run(self).await,
+            Verb::Set(args) => args.run(self).await,
+            Verb::Checks(args) => args.run(self).await,
             Verb::Strategy(args) => args.run(self).await,
             Verb::Resources(args) => args.run(self).await,
             Verb::Check => {

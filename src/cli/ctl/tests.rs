@@ -112,6 +112,12 @@ fn each_verb_makes_the_contracts_request() {
             vec![ok.clone()],
             vec![r#"PUT /api/v1/pools/ai/backends/a/resources {"cpu":0.5}"#],
         ),
+        (
+            "set a --weight 3 --max-in-flight 0 --state disabled --pool ai",
+            vec![ok.clone()],
+            vec![r#"PATCH /api/v1/pools/ai/backends/a {"weight":3,"max_in_flight":0,"state":"disabled"}"#],
+        ),
+        ("checks off --pool ai", vec![ok.clone()], vec![r#"PUT /api/v1/pools/ai/health {"enabled":false}"#]),
         ("check", vec![pools.clone(), ok.clone()], vec![find, "POST /api/v1/pools/ai/check"]),
         ("explain r-1", vec![ok.clone()], vec!["GET /api/v1/explain/r-1"]),
         ("explain --last 3", vec![(200, json!([]))], vec!["GET /api/v1/explain?last=3"]),

@@ -13,8 +13,16 @@ use crate::cli::{Failure, args, output};
 
 /// How often a wait looks again; the server is not asked to hold connections for a drain of minutes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// How long a wait goes on when no timeout is given: the server's own default drain timeout, and a little.
+/// How long a wait goes on after the deadline that the server names: ending what is left takes a moment.
+const AFTER_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a wait goes on when the server names none: its default drain timeout, and a little.
 const DEFAULT_WAIT: Duration = Duration::from_secs(65);
+
+/// How long to wait for a backend of which the server says that it has these seconds left.
+fn patience(remaining: Option<&Value>) -> Duration {
+    let seconds = remaining.and_then(Value::as_f64).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.map_or(DEFAULT_WAIT, |left| left.saturating_add(AFTER_DEADLINE))
+}
 
 /// A backend.
 #[derive(Debug, Args)]
@@ -82,7 +90,7 @@ impl RemoveArgs {
         if !self.wait {
             return session.show_done(&answer, &format!("{} is being removed", self.name));
         }
-        let limit = self.drain_timeout.map_or(DEFAULT_WAIT, |timeout| timeout + Duration::from_secs(5));
+        let limit = patience(answer.get("remaining_s"));
         wait_until(limit, &format!("{} is not gone yet", self.name), async || {
             let reply = session.client.call(Method::GET, &backend, None, PATIENCE).await?;
             Ok(match reply.status {
@@ -115,7 +123,7 @@ impl DrainArgs {
         if !self.wait {
             return session.show_done(&answer, &format!("{} takes no new sessions", self.name));
         }
-        let limit = self.timeout.map_or(DEFAULT_WAIT, |timeout| timeout + Duration::from_secs(5));
+        let limit = patience(answer.pointer("/drain/remaining_s"));
         wait_until(limit, &format!("{} still has requests in flight", self.name), async || {
             Ok(session.get(&backend).await?.get("in_flight").and_then(Value::as_u64) == Some(0))
         })
@@ -139,6 +147,54 @@ impl WeightArgs {
         let body = json!({"weight": self.weight});
         let answer = session.call(Method::PATCH, &backend, Some(&body), PATIENCE).await?;
         session.show_done(&answer, &format!("{} has weight {}", self.name, self.weight))
+    }
+}
+
+#[derive(Debug, Args)]
+#[group(id = "keys", required = true, multiple = true, args = ["weight", "max_in_flight", "state"])]
+pub(super) struct SetArgs {
+    /// The backend's name.
+    name: String,
+    /// Weight, 1 to 1000.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weight: Option<u32>,
+    /// Requests it takes at once; 0: no limit.
+    #[arg(long, value_name = "N")]
+    max_in_flight: Option<u32>,
+    /// Whether it takes requests: disabled ends its sessions at once, drain lets them go on for a while.
+    #[arg(long, value_name = "STATE", value_parser = ["ready", "drain", "disabled"])]
+    state: Option<String>,
+}
+
+impl SetArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let backend = session.backend_path(&self.name).await?;
+        let keys = [
+            ("weight", self.weight.map(Value::from)),
+            ("max_in_flight", self.max_in_flight.map(Value::from)),
+            ("state", self.state.clone().map(Value::from)),
+        ];
+        let given = keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        let body: Map<String, Value> = given.collect();
+        let words: Vec<_> = body.iter().map(|(key, value)| format!("{key} {}", show::tree(value).trim())).collect();
+        let answer = session.call(Method::PATCH, &backend, Some(&Value::Object(body)), PATIENCE).await?;
+        session.show_done(&answer, &format!("{} has {}", self.name, words.join(", ")))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChecksArgs {
+    /// Pause active health checks, or go on with them.
+    #[arg(value_parser = ["on", "off"])]
+    checks: String,
+}
+
+impl ChecksArgs {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
+        let pool = session.only_pool().await?;
+        let body = json!({"enabled": self.checks == "on"});
+        let answer = session.call(Method::PUT, &format!("{}/health", pool_path(&pool)), Some(&body), PATIENCE).await?;
+        session.show_done(&answer, &format!("active health checks of {pool} are {}", self.checks))
     }
 }
 

@@ -82,6 +82,12 @@ impl Binary {
         Raw::connect(self.admin.expect("an admin server"))
     }
 
+    /// Where the admin server listens.
+    #[track_caller]
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin.expect("an admin server")
+    }
+
     /// One metric, summed over what the labels leave open.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
