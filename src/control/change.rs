@@ -34,6 +34,9 @@ impl Control {
             }
         };
         leave::follow(&pool, left, drained, patience);
+        if pool.set().members.is_empty() {
+            tracing::warn!(pool = %pool.name, "the pool has no backend left: every request is answered with 503");
+        }
         self.apply_names();
         if pool.set().members.iter().any(|backend| backend.endpoint().is_none()) {
             self.look_names_up();

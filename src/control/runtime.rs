@@ -159,6 +159,7 @@ impl Control {
             ready();
         }
         let summary = control.obey().await;
+        tracing::info!(cut = summary.cut, "{summary}");
         drop(ended);
         if let Some(admin) = admin {
             admin.abort();

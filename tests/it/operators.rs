@@ -48,7 +48,11 @@ fn streaming(before: impl Fn(usize) + Send + Sync + 'static) -> TestBackend {
                 return turn.close();
             }
         }
-        if raw { turn.close() } else { drop(turn.send("0\r\n\r\n")) }
+        if raw {
+            turn.close();
+        } else {
+            turn.send("0\r\n\r\n");
+        }
     })
 }
 
@@ -128,7 +132,10 @@ fn one_of_each(address: SocketAddr) -> Vec<Watcher> {
 
 async fn stream(address: SocketAddr, over: Over, begun: mpsc::Sender<()>) -> (String, bool) {
     let io = TokioIo::new(tokio::net::TcpStream::connect(address).await.unwrap());
-    let request = http::Request::get(format!("http://{address}/stream")).header("host", "a");
+    let request = match over {
+        Over::Http2 => http::Request::get(format!("http://{address}/stream")),
+        Over::Http1 | Over::WebSocket => http::Request::get("/stream").header("host", "a"),
+    };
     let request = request.body(Empty::<Bytes>::new()).unwrap();
     let response = if over == Over::Http2 {
         let (mut sender, connection) =

@@ -174,22 +174,12 @@ fn the_admin_api_keeps_to_its_description() {
     let mut command = Command::new("schemathesis");
     command.current_dir(folder.path()).env("no_proxy", "*").args(["--config-file", "schemathesis.toml", "run"]);
     command.args(["--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "12", "--seed", "1"]);
-    command.args([
-        "--no-shrink",
-        "--generation-database",
-        "none",
-        "--max-time",
-        "40",
-        "--warnings",
-        "off",
-        "--no-color",
-    ]);
+    command.args(["--no-shrink", "--generation-database", "none", "--warnings", "off", "--no-color"]);
     // Readiness says 503 when it is not ready, as described.
     command.args(["--exclude-path", "/readyz", &format!("http://{}/openapi.json", proxy.admin)]);
     let Some(output) = tool(&mut command, "") else { return };
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("PUT /api/v1/pools/{pool}/strategy") || said.contains("test cases"), "{said}");
-    assert_eq!(proxy.metric("evenkeel_panics_total", &[]), 0.0);
+    assert!(!said.contains("No tests were run") && said.contains("Tested: "), "{said}");
     assert_eq!(proxy.get("/").status(), 200, "it still balances");
 }
