@@ -608,6 +608,7 @@ async fn the_description_names_every_route_and_nothing_else() {
         "PUT /api/v1/pools/{pool}/health".to_owned(),
         "PUT /api/v1/pools/{pool}/strategy".to_owned(),
         "POST /api/v1/reload".to_owned(),
+        "POST /api/v1/reload/preview".to_owned(),
     ];
     expected.sort_unstable();
     assert_eq!(found, expected);
