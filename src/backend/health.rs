@@ -24,6 +24,8 @@ const EJECTION_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
 const RUN_BY_CHANCE: f64 = 1e-8;
 /// The same on trial, where the backend is under suspicion.
 const TRIAL_BY_CHANCE: f64 = 0.05;
+/// So many failures and no answer: a backend of which everything fails.
+const ALL_FAIL: u64 = 5;
 /// A share of failures is judged from this many attempts of the window on.
 const LEAST_ATTEMPTS: u64 = 20;
 /// How sure we are of a backend's own share and of the others', in standard deviations. The own one is looked at four
@@ -181,6 +183,10 @@ impl Peers {
     /// How many failures in a row are no chance, when failures are as common as among the others: the run that would be
     /// rarer than `by_chance`. At least 1; endless when all the others' attempts fail.
     fn telling_run(&self, by_chance: f64) -> f64 {
+        // Of a few failures the share is drawn towards none; of some more nothing but failures means all.
+        if self.usual.is_some_and(|usual| usual.good == 0 && usual.bad >= ALL_FAIL) {
+            return f64::INFINITY;
+        }
         let usual = self.usual.map_or(0.0, Tally::share);
         if usual <= 0.0 { 1.0 } else { (by_chance.ln() / usual.ln()).ceil().max(1.0) }
     }

@@ -120,8 +120,17 @@ fn target(head: &Parts, limits: &ListenerPlan) -> Result<(), Refusal> {
     if path == "*" && head.method != Method::OPTIONS {
         return Err(Refusal::Malformed("the target * is only for OPTIONS"));
     }
-    if authority.contains('@') {
-        return Err(Refusal::Malformed("a request target must not carry user information"));
+    if !authority.is_empty() {
+        if authority.contains('@') {
+            return Err(Refusal::Malformed("a request target must not carry user information"));
+        }
+        // It becomes the host (RFC 9112 section 3.2.2), so it must be one.
+        if !is_host(authority.as_bytes()) {
+            return Err(Refusal::Malformed("the host of the target is not valid"));
+        }
+    }
+    if head.uri.scheme().is_some_and(|scheme| !matches!(scheme.as_str(), "http" | "https")) {
+        return Err(Refusal::Malformed("the scheme of the target is neither http nor https"));
     }
     // Authority form (`GET example.com:80`) has no path at all.
     if head.uri.path_and_query().is_none() && !authority.is_empty() && head.uri.scheme().is_none() {

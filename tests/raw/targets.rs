@@ -27,7 +27,7 @@ fn exchange(request: &[u8]) -> (u16, Option<Message>) {
 /// Targets as they arrive at the backend; `None`: refused with 400 (or 405).
 #[test]
 fn targets() {
-    let cases: [(&str, Option<(&str, &str)>); 24] = [
+    let cases: [(&str, Option<(&str, &str)>); 28] = [
         ("GET / HTTP/1.1\r\nHost: a", Some(("/", "a"))),
         (
             "GET /a/../b//c/./%2e%2E/%00?x=%zz&&=;a[]|' HTTP/1.1\r\nHost: a",
@@ -48,6 +48,10 @@ fn targets() {
         ("GET * HTTP/1.1\r\nHost: a", None),
         ("GET a:80 HTTP/1.1\r\nHost: a", None),
         ("GET a HTTP/1.1\r\nHost: a", None),
+        ("GET http://other:99999/ HTTP/1.1\r\nHost: a", None),
+        ("GET http://other,b/ HTTP/1.1\r\nHost: a", None),
+        ("GET ftp://other/ HTTP/1.1\r\nHost: a", None),
+        ("GET gopher://other/ HTTP/1.1\r\nHost: a", None),
         ("GET http:///x HTTP/1.1\r\nHost: a", None),
         ("GET  / HTTP/1.1\r\nHost: a", None),
         ("GET / x HTTP/1.1\r\nHost: a", None),
