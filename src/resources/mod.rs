@@ -37,7 +37,7 @@ async fn scraping(pool: &Arc<Pool>) {
         let scrape = plan.resources.as_ref().and_then(|resources| resources.scrape.as_ref());
         let pause = match (&plan.resources, scrape) {
             (Some(resources), Some(scrape)) => {
-                sources.round(pool, plan.engine, scrape, resources.expiry).await;
+                sources.round(pool, plan.engine, scrape, resources.expiry);
                 scrape.interval.max(LEAST_INTERVAL)
             }
             (None, _) | (_, None) => {

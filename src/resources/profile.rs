@@ -214,7 +214,7 @@ mod tests {
             (Engine::Vllm, include_str!("fixtures/vllm_old.txt"), "- 0.250 2.000 0.000 99.000 -"),
             (Engine::Sglang, include_str!("fixtures/sglang.txt"), "- 0.280 4.000 1.000 - 123456.000"),
             (Engine::Tgi, include_str!("fixtures/tgi.txt"), "- - 3.000 7.000 9000.000 42.000"),
-            (Engine::Llamacpp, include_str!("fixtures/llamacpp.txt"), "- - 2.000 1.000 4321.000 -"),
+            (Engine::Llamacpp, include_str!("fixtures/llamacpp.txt"), "- - 1.000 0.000 658.000 -"),
             (Engine::Triton, include_str!("fixtures/triton.txt"), "0.310 0.500 - 6.000 - 1234.000"),
             (Engine::Generic, include_str!("fixtures/node.txt"), "- 0.750 - - - -"),
             (Engine::Generic, include_str!("fixtures/dcgm.txt"), "0.870 0.250 - - - -"),

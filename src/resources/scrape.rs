@@ -1,12 +1,12 @@
-//! Scraping: every interval each backend's own metrics are read, all at once, each over a connection of its own that is
-//! kept. A backend that does not answer in time costs its own round only.
+//! Scraping: every interval each backend's own metrics are read, one after the other over the interval and each over a
+//! connection of its own that is kept. A backend that does not answer in time costs its own turn only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 use super::client::Client;
 use super::profile::{Before, Profile, Reading};
@@ -18,11 +18,18 @@ use crate::pool::Pool;
 /// The longest that one scrape may take: the next is due, or an operator waits for an answer.
 const MOST_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Share of the interval over which a round begins its scrapes: hundreds at one moment would be a burst for us and for
+/// whatever the backends share.
+const SPREAD: f64 = 0.8;
+
 /// What is kept of each backend between rounds.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     of: HashMap<BackendId, Source>,
-    profile: Option<(Engine, Vec<(String, String)>, Arc<Profile>)>,
+    /// Scrapes on their way, with their sources. One that takes long leaves out its next turn and delays nobody.
+    away: JoinSet<(BackendId, Source)>,
+    whose: HashMap<Id, BackendId>,
+    profile: Option<(Engine, ScrapePlan, Arc<Profile>)>,
 }
 
 #[derive(Debug, Default)]
@@ -33,35 +40,47 @@ struct Source {
 }
 
 impl Sources {
-    /// Scrapes every backend of `pool` once.
-    pub(super) async fn round(&mut self, pool: &Arc<Pool>, engine: Engine, plan: &ScrapePlan, expiry: Duration) {
+    /// Begins a scrape of every backend of `pool` that is not being scraped still.
+    pub(super) fn round(&mut self, pool: &Arc<Pool>, engine: Engine, plan: &ScrapePlan, expiry: Duration) {
         let profile = self.profile(engine, plan);
+        while let Some(ended) = self.away.try_join_next_with_id() {
+            match ended {
+                Ok((task, (id, source))) => {
+                    self.whose.remove(&task);
+                    self.of.insert(id, source);
+                }
+                Err(error) => drop(self.whose.remove(&error.id())),
+            }
+        }
         let members = pool.set().members.clone();
         self.of.retain(|id, _| members.iter().any(|member| member.id == *id));
-        let patience = plan.interval.min(MOST_PATIENCE);
-        let mut round = JoinSet::new();
+        let (patience, port) = (plan.interval.min(MOST_PATIENCE), port(engine, plan));
+        let step = plan.interval.mul_f64(SPREAD) / u32::try_from(members.len()).unwrap_or(u32::MAX).max(1);
+        let mut delay = Duration::ZERO;
         for backend in members.iter().filter(|backend| backend.admin_state() != AdminState::Disabled) {
+            if self.whose.values().any(|id| *id == backend.id) {
+                continue;
+            }
             let mut source = self.of.remove(&backend.id).unwrap_or_default();
             let (pool, backend, profile) = (Arc::clone(pool), Arc::clone(backend), Arc::clone(&profile));
-            let (path, port) = (plan.path.clone(), port(engine, plan));
-            round.spawn(async move {
+            let (path, id) = (plan.path.clone(), backend.id);
+            let task = self.away.spawn(async move {
+                tokio::time::sleep(delay).await;
                 source.scrape(&pool, &backend, &profile, (port, &path), patience, expiry).await;
-                (backend.id, source)
+                (id, source)
             });
-        }
-        while let Some(ended) = round.join_next().await {
-            self.of.extend(ended.ok());
+            self.whose.insert(task.id(), id);
+            delay += step;
         }
     }
 
-    /// The profile in force, made anew only when engine or names have changed.
+    /// The profile in force; what was learned by another is forgotten.
     fn profile(&mut self, engine: Engine, plan: &ScrapePlan) -> Arc<Profile> {
         match &self.profile {
-            Some((known, names, profile)) if *known == engine && *names == plan.names => Arc::clone(profile),
+            Some((known, written, profile)) if *known == engine && written == plan => Arc::clone(profile),
             Some(_) | None => {
                 let profile = Arc::new(Profile::new(engine, &plan.names));
-                self.of.clear();
-                self.profile = Some((engine, plan.names.clone(), Arc::clone(&profile)));
+                *self = Self { profile: Some((engine, plan.clone(), Arc::clone(&profile))), ..Self::default() };
                 profile
             }
         }
