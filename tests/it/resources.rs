@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use evenkeel::config::{Engine, PrometheusPlan, ResourcesPlan, ScrapePlan};
+use evenkeel::config::{Engine, PrometheusPlan, ResourcesPlan, ScrapePlan, StrategyKind, StrategyPlan};
 use evenkeel::mock::{Mock, MockProfile};
 use serde_json::Value;
 
@@ -197,4 +197,34 @@ fn a_real_prometheus_is_asked() {
     assert_eq!(cpu(idle), 0.0);
     let asked = [("source", "prometheus"), ("result", "ok")];
     assert!(proxy.metric("evenkeel_resource_samples_total", &asked) >= 2.0);
+}
+
+/// A backend that is overloaded says so and when to come again (429 or 503 with `Retry-After`): whatever the strategy, it is
+/// left alone until then.
+#[test]
+fn retry_after_keeps_traffic_away_in_every_strategy() {
+    for (number, kind) in StrategyKind::ALL.iter().enumerate() {
+        let status = if number.is_multiple_of(2) { 429 } else { 503 };
+        let refused = Arc::new(AtomicBool::new(false));
+        // Whoever is asked first refuses; so it does not matter whom the strategy prefers.
+        let backends = ["one", "two"].map(|name| {
+            let refused = Arc::clone(&refused);
+            TestBackend::new(move |turn| {
+                if refused.swap(true, SeqCst) {
+                    return turn.answer(200, name);
+                }
+                turn.send(format!(
+                    "HTTP/1.1 {status} No\r\nRetry-After: 120\r\nContent-Length: {}\r\n\r\n{name}",
+                    name.len()
+                ));
+            })
+        });
+        let proxy = Setup::new(&backends.each_ref()).pool(|pool| pool.strategy = StrategyPlan::new(*kind)).start();
+        let refusal = proxy.get("/");
+        assert_eq!(refusal.status(), status, "{kind:?}");
+        let other = if refusal.text() == "one" { "two" } else { "one" };
+        for _ in 0..12 {
+            assert_eq!(proxy.get("/").text(), other, "{kind:?}");
+        }
+    }
 }
