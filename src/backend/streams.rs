@@ -278,6 +278,20 @@ mod tests {
     }
 
     #[test]
+    fn with_a_look_four_times_a_second_the_verdict_falls_within_the_configured_intervals() {
+        for interval in [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(30)] {
+            let plan = HealthPlan { interval, stalled_after: 3, ..HealthPlan::default() };
+            let world = World::new();
+            let _held = InFlight::enter(&world.backend);
+            world.backend.streams.opened();
+            world.backend.streams.waits(true);
+            let stalled = |quarter: &u64| world.backend.watch(plan.patience(), world.at(*quarter)) == Progress::Stalled;
+            let quarters = (0..1000).find(stalled).unwrap() as u32;
+            assert!(Duration::from_millis(250) * quarters <= interval * 3, "{interval:?}: {quarters} looks");
+        }
+    }
+
+    #[test]
     fn an_answer_in_one_piece_may_take_its_time_and_a_slow_client_blames_nobody() {
         let world = World::new();
         let _held = InFlight::enter(&world.backend);
