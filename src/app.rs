@@ -20,6 +20,7 @@ use crate::proxy::access_log::AccessLog;
 use crate::proxy::{Routing, Shared};
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::{Clients, Server, TlsError};
 
 /// Why a balancer cannot start.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub enum BindError {
     AccessLog(io::Error),
     /// The admin token cannot be read.
     Token(String),
+    /// Certificates, keys or CAs cannot be used.
+    Tls(TlsError),
     /// The metrics recorder cannot be made.
     Metrics(String),
 }
@@ -40,6 +43,7 @@ impl fmt::Display for BindError {
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::AccessLog(error) => write!(f, "access_log cannot be opened: {error}"),
             Self::Token(error) => f.write_str(error),
+            Self::Tls(error) => error.fmt(f),
             Self::Metrics(error) => write!(f, "metrics cannot be recorded: {error}"),
         }
     }
@@ -49,6 +53,7 @@ impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen(_, error) | Self::AccessLog(error) => Some(error),
+            Self::Tls(error) => Some(error),
             Self::Token(_) | Self::Metrics(_) => None,
         }
     }
@@ -108,10 +113,16 @@ impl App {
             let bound = listener::bind(listener.address, workers).map_err(cannot)?;
             let address = bound.first().map_or(Ok(listener.address), TcpListener::local_addr).map_err(cannot)?;
             listeners.push((if listener.tls.is_some() { "https" } else { "http" }, address));
-            sockets.push(bound);
+            let tls = listener.tls.as_ref().map(|tls| Server::build(tls, listener.http2.enabled, None));
+            sockets.push((bound, tls.transpose().map_err(BindError::Tls)?));
         }
         let now = clock::now();
-        let pools: Vec<_> = plan.pools.iter().map(|pool| Pool::new(Arc::clone(pool), now)).collect();
+        let mut pools = Vec::with_capacity(plan.pools.len());
+        for planned in &plan.pools {
+            let pool = Pool::new(Arc::clone(planned), now);
+            pool.set_clients(Clients::build(planned).map_err(BindError::Tls)?);
+            pools.push(pool);
+        }
         let access_log = AccessLog::open(&plan.access_log).map_err(BindError::AccessLog)?;
         let shared = Shared::new(Routing::new(1, &plan, pools), access_log);
         let (sender, orders) = mpsc::unbounded_channel();

@@ -2,7 +2,7 @@
 //!
 //! The rooms, in the order a request meets them: `listener` (sockets to requests), `proxy` (every step of a request),
 //! `pool` (many backends and the choice among them), `balance` (the strategies) and `rl` (the learning agent),
-//! `upstream` (how to reach a backend), [`backend`] (what we know of it). Around them: [`config`] (what the operator
+//! `upstream` (how to reach a backend), [`tls`] (both sides of it), [`backend`] (what we know of it). Around them: [`config`] (what the operator
 //! meant), `control` (the only writer of live state), `health` and `resources` (what we ask backends), `admin` and
 //! [`telemetry`] (what we show). ARCHITECTURE.md tells the routes and invariants.
 
@@ -23,4 +23,5 @@ pub mod resources;
 pub mod rl;
 pub mod sim;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;

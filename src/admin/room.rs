@@ -109,6 +109,8 @@ pub struct Listening {
     pub scheme: &'static str,
     /// Open client connections.
     pub connections: u64,
+    /// TLS handshakes: done, failed, out of time; `None`: plain.
+    pub handshakes: Option<[u64; 3]>,
 }
 
 /// A past reload.

@@ -253,6 +253,14 @@ fn process_wide(out: &mut Exposition, snapshot: &Snapshot) {
     for (reason, count) in &snapshot.cut {
         family.sample(&[*reason], *count);
     }
+    let mut family = out.family(&families::TLS_HANDSHAKES);
+    for listening in &snapshot.listeners {
+        for (result, count) in ["ok", "failed", "timeout"].into_iter().zip(listening.handshakes.unwrap_or_default()) {
+            if listening.handshakes.is_some() {
+                family.sample(&[&listening.address.to_string(), result], count);
+            }
+        }
+    }
     let mut family = out.family(&families::TLS_CERTIFICATE_EXPIRY);
     for (file, expiry) in &snapshot.certificates {
         let at = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -34,7 +34,12 @@ impl ControlRoom for Room {
             uptime: Duration::from_millis(12_500),
             config_generation: 3,
             pools: self.pools.clone(),
-            listeners: vec![Listening { address: ([127, 0, 0, 1], 80).into(), scheme: "http", connections: 4 }],
+            listeners: vec![Listening {
+                address: ([127, 0, 0, 1], 80).into(),
+                scheme: "http",
+                connections: 4,
+                handshakes: None,
+            }],
             workers: vec![3, 1],
             overrides: vec![json!({ "key": "pools.p.strategy" })],
             last_reload: Some(LastReload {

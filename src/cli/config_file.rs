@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{Failure, output};
 use crate::config::{ConfigError, ConfigErrors, Loaded, Plan, Severity, findings_as_text};
+use crate::tls;
 
 /// Where a configuration is looked for when none is named, in this order.
 const PLACES: [&str; 2] = ["conf/evenkeel.toml", "/etc/evenkeel/evenkeel.toml"];
@@ -51,6 +52,13 @@ pub(super) fn examine(path: &Path) -> Examined {
     };
     let mut findings = loaded.warnings.clone();
     findings.extend(loaded.preflight());
+    let before: Vec<String> = findings.iter().map(|finding| finding.key.clone()).collect();
+    for fault in tls::examine(&loaded.plan) {
+        // A file that is not there at all has been told of.
+        if !before.contains(&fault.key) {
+            findings.push(loaded.finding(&fault.key, fault.message, fault.hint, fault.severity));
+        }
+    }
     findings.extend(loaded.preflight_names());
     findings.sort_by_key(|finding| (finding.line, finding.column));
     let usable = findings.iter().all(|finding| finding.severity != Severity::Error);

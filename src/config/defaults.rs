@@ -70,6 +70,7 @@ impl ListenerPlan {
             http2: Http2Plan::default(),
             limits: None,
             tls: None,
+            guarded_headers: Vec::new(),
         }
     }
 }

@@ -24,17 +24,12 @@ enum On {
     True,
     /// Not an empty text or list.
     NotEmpty,
-    /// One of these words.
-    Words(&'static [&'static str]),
 }
 
 /// Remove a line when its feature is built.
 const MISSING: &[Missing] = &[
-    Missing { key: "listeners[].tls", on: On::Written, feature: "tls" },
-    Missing { key: "listeners[].tls.client_ca", on: On::Written, feature: "client_ca" },
     Missing { key: "listeners[].limits", on: On::Written, feature: "limits" },
     Missing { key: "listeners[].proxy_protocol", on: On::True, feature: "proxy_protocol" },
-    Missing { key: "pools.NAME.protocol", on: On::Words(&["https", "h2", "auto"]), feature: "this protocol" },
     Missing { key: "pools.NAME.shadow", on: On::NotEmpty, feature: "shadow" },
     Missing { key: "pools.NAME.rl.guardrail", on: On::Written, feature: "rl.guardrail" },
 ];
@@ -86,7 +81,6 @@ impl On {
                 value.as_str().is_some_and(|text| !text.is_empty())
                     || value.as_array().is_some_and(|list| !list.is_empty())
             }
-            Self::Words(words) => value.as_str().is_some_and(|text| words.contains(&text)),
         }
     }
 
@@ -95,7 +89,6 @@ impl On {
         match self {
             Self::Written | Self::NotEmpty => format!("leave `{key}` out"),
             Self::True => format!("leave `{key}` at false"),
-            Self::Words(_) => format!("choose another `{key}`"),
         }
     }
 }
@@ -117,7 +110,6 @@ mod tests {
             (On::True, _) => ("true".to_owned(), "false"),
             (On::NotEmpty, Kind::List(_)) => ("[\"x\"]".to_owned(), "[]"),
             (On::NotEmpty, _) => ("\"x\"".to_owned(), "\"\""),
-            (On::Words(words), _) => (format!("\"{}\"", words[0]), known.written.text()),
         }
     }
 

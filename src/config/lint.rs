@@ -70,6 +70,12 @@ fn listener_limits(walk: &Walk<'_>, path: &str, listener: &ListenerPlan) {
     if listener.tls_handshake_timeout != untouched && listener.tls.is_none() {
         walk.warn(&[&at("tls_handshake_timeout")], ("cannot act: this listener has no tls", "leave it out"));
     }
+    if listener.tls.as_ref().is_some_and(|tls| tls.subject_header.is_some() && tls.client_ca.is_none()) {
+        walk.warn(
+            &[&at("tls.subject_header")],
+            ("cannot act: clients are not asked for a certificate", "set `client_ca`, or leave it out"),
+        );
+    }
     for (index, range) in listener.trusted_proxies.iter().enumerate() {
         if range.prefix == 0 {
             walk.warn(

@@ -95,6 +95,8 @@ pub struct ListenerPlan {
     pub limits: Option<ClientLimitsPlan>,
     /// TLS termination; `None`: plain.
     pub tls: Option<ListenerTlsPlan>,
+    /// The `subject_header` of every listener: no client may send one, on whichever listener.
+    pub guarded_headers: Vec<String>,
 }
 
 /// `http2 = { … }` of a listener.
@@ -130,6 +132,8 @@ pub struct ListenerTlsPlan {
     pub certificates: Vec<CertificatePlan>,
     /// CA file for client certificates, which are then required.
     pub client_ca: Option<PathBuf>,
+    /// Header in which backends are told the subject of the client's certificate, in lower case; `None`: they are not.
+    pub subject_header: Option<String>,
     /// Least TLS version.
     pub min_version: TlsVersion,
 }

@@ -50,6 +50,11 @@ impl Loaded {
         self.placed(unresolvable(&self.plan))
     }
 
+    /// A finding at the place where the key of this path stands.
+    pub fn finding(&self, key: &str, message: String, hint: &str, severity: Severity) -> ConfigError {
+        self.source.finding(&self.places.find(key), key, (message, hint).into(), severity)
+    }
+
     fn placed(&self, checks: Vec<Check>) -> Vec<ConfigError> {
         let placed = checks.into_iter().map(|(key, what, severity)| {
             let span = self.places.find(&key);

@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +17,7 @@ use crate::admin::{
 use crate::backend::{Backend, BackendId, ProbeReport};
 use crate::clock;
 use crate::health::checker::check_now;
-use crate::listener::Census;
+use crate::listener::{Census, ListenerShared};
 use crate::pool::Pool;
 use crate::proxy::{Cut, Shared};
 use crate::upstream::count_open;
@@ -36,8 +36,9 @@ pub struct Board {
 struct State {
     phase: Phase,
     generation: u64,
-    listeners: Vec<(SocketAddr, &'static str, Arc<AtomicUsize>)>,
+    listeners: Vec<(SocketAddr, Arc<ListenerShared>)>,
     overrides: Vec<Value>,
+    certificates: Vec<(PathBuf, SystemTime)>,
     last_reload: Option<LastReload>,
 }
 
@@ -55,6 +56,7 @@ impl Board {
             generation: 1,
             listeners: Vec::new(),
             overrides: Vec::new(),
+            certificates: Vec::new(),
             last_reload: None,
         };
         let started = clock::now();
@@ -79,12 +81,16 @@ impl Board {
         let _ = self.census.set(Arc::clone(census));
     }
 
-    pub(super) fn set_listeners(&self, listeners: Vec<(SocketAddr, &'static str, Arc<AtomicUsize>)>) {
+    pub(super) fn set_listeners(&self, listeners: Vec<(SocketAddr, Arc<ListenerShared>)>) {
         self.lock().listeners = listeners;
     }
 
     pub(super) fn set_overrides(&self, overrides: Vec<Value>) {
         self.lock().overrides = overrides;
+    }
+
+    pub(super) fn set_certificates(&self, certificates: Vec<(PathBuf, SystemTime)>) {
+        self.lock().certificates = certificates;
     }
 
     pub(super) fn set_last_reload(&self, last: LastReload) {
@@ -103,10 +109,15 @@ fn stopping() -> Refused {
 impl ControlRoom for Board {
     fn snapshot(&self) -> Snapshot {
         let state = self.lock();
-        let listening = |(address, scheme, connections): &(SocketAddr, &'static str, Arc<AtomicUsize>)| Listening {
-            address: *address,
-            scheme,
-            connections: connections.load(Relaxed) as u64,
+        let listening = |(address, shared): &(SocketAddr, Arc<ListenerShared>)| {
+            let secure = shared.plan.load().tls.is_some();
+            let tls = &shared.handshakes;
+            Listening {
+                address: *address,
+                scheme: if secure { "https" } else { "http" },
+                connections: shared.connections.load(Relaxed) as u64,
+                handshakes: secure.then(|| [&tls.done, &tls.failed, &tls.timed_out].map(|count| count.load(Relaxed))),
+            }
         };
         let per_worker = self.census.get().map(|census| census.per_worker()).unwrap_or_default();
         Snapshot {
@@ -118,7 +129,7 @@ impl ControlRoom for Board {
             listeners: state.listeners.iter().map(listening).collect(),
             overrides: state.overrides.clone(),
             last_reload: state.last_reload.clone(),
-            certificates: Vec::new(),
+            certificates: state.certificates.clone(),
             access_log_lost: self.shared.access_log.load().lost(),
             refused: [self.shared.refused[0].load(Relaxed), self.shared.refused[1].load(Relaxed)],
             cut: Cut::ALL.iter().zip(&self.shared.cut).map(|(why, count)| (why.name(), count.load(Relaxed))).collect(),

@@ -10,6 +10,7 @@ use super::{Control, leave};
 use crate::admin::{Alteration, Change, ChangeError};
 use crate::clock;
 use crate::config::{AdminState, ConfigErrors, PoolPlan, backend_from_json};
+use crate::tls::Clients;
 
 impl Control {
     /// Makes one change, or says why not; then nothing has changed.
@@ -22,7 +23,12 @@ impl Control {
         }
         let mut next = self.overrides.clone();
         self.alter(&mut next, &file, &change.what)?;
-        let left = pool.apply(Arc::new(next.effective(file)), clock::now());
+        let plan = next.effective(file);
+        if matches!(change.what, Alteration::Add(_)) {
+            let clients = Clients::build(&plan);
+            pool.set_clients(clients.map_err(|error| ChangeError::Invalid(error.to_string(), Vec::new()))?);
+        }
+        let left = pool.apply(Arc::new(plan), clock::now());
         self.overrides = next;
         self.board.set_overrides(self.overrides.list());
         let usual = self.plan.server.drain_timeout;

@@ -15,21 +15,32 @@ pub(super) fn effective(written: &PoolPlan, resolved: &Resolved) -> PoolPlan {
     if !written.backends.iter().any(|backend| backend.expand) {
         return written.clone();
     }
+    let secure = !written.protocol.is_plain();
     let mut plan = written.clone();
-    plan.backends = written.backends.iter().flat_map(|backend| expanded(backend, resolved)).collect();
+    plan.backends = written.backends.iter().flat_map(|backend| expanded(backend, resolved, secure)).collect();
     plan
 }
 
-fn expanded(backend: &BackendPlan, resolved: &Resolved) -> Vec<BackendPlan> {
+fn expanded(backend: &BackendPlan, resolved: &Resolved, secure: bool) -> Vec<BackendPlan> {
     if !backend.expand || matches!(backend.address, Address::Ip(_)) {
         return vec![backend.clone()];
     }
     let addresses = resolved.get(&backend.address).map(Vec::as_slice).unwrap_or_default();
+    // What is verified stays the name that was written.
+    let tls = match (&backend.address, secure) {
+        (Address::Name { host, .. }, true) => {
+            let mut tls = backend.tls.clone().unwrap_or_default();
+            tls.server_name.get_or_insert_with(|| host.clone());
+            Some(tls)
+        }
+        (Address::Name { .. } | Address::Ip(_), _) => backend.tls.clone(),
+    };
     let of = |address: &SocketAddr| BackendPlan {
         // The address is in the name, so that a backend keeps its record as long as its address is offered.
         name: format!("{}-{}", backend.name, address.ip()),
         address: Address::Ip(*address),
         expand: false,
+        tls: tls.clone(),
         ..backend.clone()
     };
     addresses.iter().map(of).collect()

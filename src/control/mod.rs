@@ -5,6 +5,7 @@
 //! (which may fail, with nothing touched), committed (which cannot) and what is gone is retired.
 
 mod board;
+mod certificates;
 mod change;
 mod diff;
 mod drain;

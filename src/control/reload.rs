@@ -1,7 +1,7 @@
 //! A reload: read, validate, compare; prepare what may fail; commit what cannot; retire what is gone. It happens whole
 //! or not at all.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,11 +17,14 @@ use crate::listener::{Command, bind};
 use crate::pool::Pool;
 use crate::proxy::Routing;
 use crate::proxy::access_log::AccessLog;
+use crate::tls;
 
 /// What a reload needs beside the plan, made before anything live is touched.
 struct Prepared {
     plan: Plan,
     sockets: Vec<(ListenerPlan, Vec<TcpListener>)>,
+    listeners_tls: Vec<(SocketAddr, Option<tls::Server>)>,
+    pools_tls: Vec<(String, tls::Clients)>,
     access_log: Option<AccessLog>,
     token: Option<Option<String>>,
 }
@@ -105,7 +108,10 @@ impl Control {
     /// Everything that may fail.
     fn prepare(&self, source: &Path) -> Result<Prepared, Refused> {
         let loaded = Loaded::from_file(source).map_err(|errors| faults(errors.all()))?;
-        let findings = loaded.preflight();
+        let mut findings = loaded.preflight();
+        for fault in tls::examine(&loaded.plan) {
+            findings.push(loaded.finding(&fault.key, fault.message, fault.hint, fault.severity));
+        }
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
             return Err(faults(&findings));
         }
@@ -136,13 +142,21 @@ impl Control {
         // from outside.
         let reachable = self.plan.admin.as_ref().is_some_and(|admin| !admin.address.ip().is_loopback());
         let token = token.filter(|token| token.is_some() || !reachable);
-        Ok(Prepared { plan, sockets, access_log, token })
+        let refused = |error: tls::TlsError| plain(&error.to_string());
+        let (mut listeners_tls, mut pools_tls) = (Vec::new(), Vec::new());
+        for listener in &plan.listeners {
+            listeners_tls.push((listener.address, self.server_for(listener).map_err(refused)?));
+        }
+        for pool in &plan.pools {
+            pools_tls.push((pool.name.clone(), self.clients_for(pool).map_err(refused)?));
+        }
+        Ok(Prepared { plan, sockets, listeners_tls, pools_tls, access_log, token })
     }
 
     /// Nothing here can fail.
     async fn commit(&mut self, prepared: Prepared) {
         let now = clock::now();
-        let Prepared { plan, sockets, access_log, token } = prepared;
+        let Prepared { plan, sockets, listeners_tls, mut pools_tls, access_log, token } = prepared;
         let present = self.shared.routing.load_full();
         let mut fresh = Vec::new();
         let mut pools = Vec::with_capacity(plan.pools.len());
@@ -150,6 +164,9 @@ impl Control {
             let in_force = self.in_force(wanted);
             match present.pool(&wanted.name) {
                 Some(pool) => {
+                    if let Some(at) = pools_tls.iter().position(|(name, _)| *name == wanted.name) {
+                        pool.set_clients(pools_tls.swap_remove(at).1);
+                    }
                     if *pool.plan() != in_force {
                         let left = pool.apply(Arc::new(in_force), now);
                         leave::follow(pool, left, None, plan.server.drain_timeout);
@@ -158,6 +175,10 @@ impl Control {
                 }
                 None => {
                     let pool = Pool::new(Arc::new(in_force), now);
+                    // Before its first probe.
+                    if let Some(at) = pools_tls.iter().position(|(name, _)| *name == wanted.name) {
+                        pool.set_clients(pools_tls.swap_remove(at).1);
+                    }
                     fresh.push(Arc::clone(&pool));
                     pools.push(pool);
                 }
@@ -171,7 +192,7 @@ impl Control {
             leave::follow(pool, Vec::new(), None, plan.server.drain_timeout);
         }
         for (listener, sockets) in sockets {
-            if let Err(error) = self.open(listener, sockets) {
+            if let Err(error) = self.open(listener, sockets, None) {
                 tracing::error!("a new listener cannot be used: {error}");
             }
         }
@@ -179,6 +200,7 @@ impl Control {
             leave::dismiss(pool, plan.server.drain_timeout);
         }
         self.retire(&plan);
+        self.put_tls(listeners_tls);
         if let Some(log) = access_log {
             self.shared.replace_access_log(log);
         } else {
@@ -204,7 +226,9 @@ impl Control {
     fn retire(&mut self, plan: &Plan) {
         for listener in &self.listeners {
             match plan.listeners.iter().find(|wanted| wanted.address == listener.configured) {
-                Some(wanted) if **listener.plan.load() != *wanted => listener.plan.store(Arc::new(wanted.clone())),
+                Some(wanted) if **listener.shared.plan.load() != *wanted => {
+                    listener.shared.plan.store(Arc::new(wanted.clone()));
+                }
                 Some(_) => {}
                 None => {
                     tracing::info!(address = %listener.address, "listener closed; its connections go on");

@@ -5,13 +5,12 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::certificates::Certificates;
 use super::effective::{Resolved, effective};
 use super::overrides::Overrides;
 use super::{Board, Order, Summary, leave, names, signals, state};
@@ -19,12 +18,13 @@ use crate::admin::{self, AdminState, Phase};
 use crate::clock;
 use crate::config::{ListenerPlan, Plan, PoolPlan};
 use crate::health::checker;
-use crate::listener::{Census, Command, ListenerId, Worker};
+use crate::listener::{Census, Command, ListenerId, ListenerShared, Worker};
 use crate::pool::Pool;
 use crate::proxy::Shared;
 use crate::resources;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Metrics;
+use crate::tls;
 
 /// How long host names may hold up the start.
 const FIRST_LOOKUP: Duration = Duration::from_secs(2);
@@ -43,8 +43,8 @@ pub struct Parts {
     pub board: Arc<Board>,
     /// Orders given to the board.
     pub orders: mpsc::UnboundedReceiver<Order>,
-    /// Sockets per listener of the plan, one for each worker.
-    pub sockets: Vec<Vec<TcpListener>>,
+    /// Sockets per listener of the plan, one for each worker, and its TLS.
+    pub sockets: Vec<(Vec<TcpListener>, Option<tls::Server>)>,
     /// The admin server's socket and state.
     pub admin: Option<(TcpListener, Arc<AdminState>)>,
     /// Process-wide metrics.
@@ -65,8 +65,7 @@ pub(super) struct ActiveListener {
     pub(super) address: SocketAddr,
     /// The address as configured: with port 0 it differs from `address`.
     pub(super) configured: SocketAddr,
-    pub(super) plan: Arc<ArcSwap<ListenerPlan>>,
-    pub(super) connections: Arc<AtomicUsize>,
+    pub(super) shared: Arc<ListenerShared>,
 }
 
 /// The control plane of a running balancer.
@@ -90,6 +89,8 @@ pub struct Control {
     pub(super) overrides: Overrides,
     /// The tasks that look after each pool, by its name.
     pub(super) keepers: HashMap<Arc<str>, Vec<JoinHandle<()>>>,
+    /// What was seen of certificate files.
+    pub(super) certificates: Certificates,
 }
 
 impl fmt::Debug for Control {
@@ -125,6 +126,7 @@ impl Control {
             resolved: HashMap::new(),
             overrides: Overrides::default(),
             keepers: HashMap::new(),
+            certificates: Certificates::default(),
         };
         let pools = control.shared.routing.load().pools.clone();
         // Names that take longer are found by the next lookup.
@@ -136,8 +138,8 @@ impl Control {
             control.keep(pool);
             leave::follow(pool, Vec::new(), None, control.plan.server.drain_timeout);
         }
-        for (plan, sockets) in control.plan.listeners.clone().into_iter().zip(parts.sockets) {
-            control.open(plan, sockets)?;
+        for (plan, (sockets, tls)) in control.plan.listeners.clone().into_iter().zip(parts.sockets) {
+            control.open(plan, sockets, tls)?;
         }
         control.show_listeners();
         let (ended, admin_ended) = tokio::sync::oneshot::channel::<()>();
@@ -183,6 +185,7 @@ impl Control {
                 },
                 _ = housekeeping.tick() => {
                     self.metrics.panics.absolute(crate::telemetry::panics::count());
+                    self.look_at_certificates().await;
                     let due = |pause| clock::now().saturating_duration_since(looked_up) >= pause;
                     if names::pause(&self.plan_of_names()).is_some_and(due) {
                         looked_up = clock::now();
@@ -231,25 +234,26 @@ impl Control {
     }
 
     /// Hands the sockets of a listener to the workers.
-    pub(super) fn open(&mut self, plan: ListenerPlan, sockets: Vec<TcpListener>) -> std::io::Result<()> {
+    pub(super) fn open(
+        &mut self,
+        plan: ListenerPlan,
+        sockets: Vec<TcpListener>,
+        tls: Option<tls::Server>,
+    ) -> std::io::Result<()> {
         let Some(first) = sockets.first() else { return Ok(()) };
         let (address, configured) = (first.local_addr()?, plan.address);
         let id = self.next_listener;
         self.next_listener += 1;
-        let (plan, connections) = (Arc::new(ArcSwap::from_pointee(plan)), Arc::new(AtomicUsize::new(0)));
+        let shared = Arc::new(ListenerShared::new(plan, tls));
         for (worker, socket) in self.workers.iter().zip(sockets) {
-            let (plan, connections) = (Arc::clone(&plan), Arc::clone(&connections));
-            worker.tell(Command::Listen { id, socket, plan, connections });
+            worker.tell(Command::Listen { id, socket, shared: Arc::clone(&shared) });
         }
-        self.listeners.push(ActiveListener { id, address, configured, plan, connections });
+        self.listeners.push(ActiveListener { id, address, configured, shared });
         Ok(())
     }
 
     pub(super) fn show_listeners(&self) {
-        let shown = self.listeners.iter().map(|listener| {
-            let scheme = if listener.plan.load().tls.is_some() { "https" } else { "http" };
-            (listener.address, scheme, Arc::clone(&listener.connections))
-        });
+        let shown = self.listeners.iter().map(|listener| (listener.address, Arc::clone(&listener.shared)));
         self.board.set_listeners(shown.collect());
     }
 

@@ -51,7 +51,7 @@ pub async fn check_now(pool: &Arc<Pool>) -> Vec<(Arc<Backend>, ProbeReport)> {
         for (index, backend) in group.iter().cloned().enumerate() {
             let (pool, plan) = (Arc::clone(pool), Arc::clone(&plan));
             probes.spawn(async move {
-                let report = probe(&backend, &plan).await;
+                let report = probe(&backend, &plan, &pool.clients()).await;
                 pool.probed(&backend, &report, clock::now());
                 (index, backend, report)
             });
@@ -128,7 +128,7 @@ async fn schedule(pool: Arc<Pool>, backend: Arc<Backend>, mut settings: watch::R
             return;
         }
         let start = clock::now();
-        let report = probe(&backend, &pool.plan()).await;
+        let report = probe(&backend, &pool.plan(), &pool.clients()).await;
         tracing::debug!(pool = %pool.name, backend = %backend.name, result = report.result.name(), detail = report.detail,
             took_ms = report.took.as_secs_f64() * 1e3, "health check");
         pool.probed(&backend, &report, clock::now());

@@ -1,6 +1,6 @@
 //! One question to one backend, over a fresh connection, within the pool's `health.timeout`.
 //!
-//! An HTTP probe is a small `GET` in the protocol that the backend speaks. A backend's bytes are hostile here too: the
+//! An HTTP probe is a small `GET` in the protocol that the backend speaks, over TLS where its requests go over TLS. A backend's bytes are hostile here too: the
 //! head is bounded by hyper's buffer, of the body only [`BODY_LIMIT`] bytes are read, and nothing outlives the timeout.
 
 use std::fmt::Display;
@@ -21,6 +21,8 @@ use super::grpc;
 use crate::backend::{Backend, ProbeReport, ProbeResult};
 use crate::clock;
 use crate::config::{Address, PoolPlan, ProbeKind, Protocol};
+use crate::tls::{Alpn, Clients};
+use crate::upstream::Stream;
 
 /// Bytes of a probe's response body that are read: enough for any health page, so that a polite backend is not cut off.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
@@ -31,9 +33,9 @@ const HEAD_LIMIT: usize = 16 * 1024;
 const AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"), " health");
 
 /// Asks `backend` once, as `plan` says.
-pub async fn probe(backend: &Backend, plan: &PoolPlan) -> ProbeReport {
+pub async fn probe(backend: &Backend, plan: &PoolPlan, clients: &Clients) -> ProbeReport {
     let start = clock::now();
-    let (result, detail) = match tokio::time::timeout(plan.health.timeout, ask(backend, plan)).await {
+    let (result, detail) = match tokio::time::timeout(plan.health.timeout, ask(backend, plan, clients)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(detail)) => (ProbeResult::Failed, detail),
         Err(_) => (ProbeResult::TimedOut, format!("no answer within {:?}", plan.health.timeout)),
@@ -44,33 +46,32 @@ pub async fn probe(backend: &Backend, plan: &PoolPlan) -> ProbeReport {
 /// What was found, or why nothing could be.
 pub(super) type Answer = Result<(ProbeResult, String), String>;
 
-async fn ask(backend: &Backend, plan: &PoolPlan) -> Answer {
+async fn ask(backend: &Backend, plan: &PoolPlan, clients: &Clients) -> Answer {
     match plan.health.kind {
         ProbeKind::Tcp => {
             connect(&backend.address).await.map_err(told("cannot connect"))?;
             Ok((ProbeResult::Passed, "connected".to_owned()))
         }
         ProbeKind::Http => {
-            let stream = connect(&backend.address).await.map_err(told("cannot connect"))?;
-            match plan.protocol {
-                Protocol::Http1 => over_http1(stream, backend, plan).await,
-                Protocol::H2c => over_http2(stream, backend, plan).await,
-                Protocol::Https | Protocol::H2 | Protocol::Auto => {
-                    Err("probes over TLS are not part of this version".to_owned())
-                }
-            }
+            let stream = reach(backend, plan, clients, Alpn::of(plan.protocol)).await?;
+            let http2 = plan.protocol == Protocol::H2c || stream.alpn() == Some(b"h2");
+            if http2 { over_http2(stream, backend, plan).await } else { over_http1(stream, backend, plan).await }
         }
         ProbeKind::Grpc => {
-            let stream = connect(&backend.address).await.map_err(told("cannot connect"))?;
-            match plan.protocol {
-                Protocol::Http1 | Protocol::H2c => over_grpc(stream, backend, plan).await,
-                Protocol::Https | Protocol::H2 | Protocol::Auto => {
-                    Err("probes over TLS are not part of this version".to_owned())
-                }
-            }
+            let alpn = Alpn::of(plan.protocol).map(|_| Alpn::Http2);
+            over_grpc(reach(backend, plan, clients, alpn).await?, backend, plan).await
         }
         ProbeKind::None => Ok((ProbeResult::Passed, "not checked".to_owned())),
     }
+}
+
+/// A connection as requests use it.
+async fn reach(backend: &Backend, plan: &PoolPlan, clients: &Clients, alpn: Option<Alpn>) -> Result<Stream, String> {
+    let stream = connect(&backend.address).await.map_err(told("cannot connect"))?;
+    let connector = clients.connector(plan, &backend.name).map_err(told("no TLS"))?;
+    let (Some(connector), Some(alpn)) = (connector, alpn) else { return Ok(Stream::Plain(stream)) };
+    let stream = connector.connect(stream, alpn).await.map_err(told("TLS handshake"))?;
+    Ok(Stream::Tls(Box::new(stream.into())))
 }
 
 /// Tries the addresses in turn.
@@ -89,7 +90,7 @@ async fn connect(address: &Address) -> io::Result<TcpStream> {
     Err(last)
 }
 
-async fn over_http1(stream: TcpStream, backend: &Backend, plan: &PoolPlan) -> Answer {
+async fn over_http1(stream: Stream, backend: &Backend, plan: &PoolPlan) -> Answer {
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_LIMIT)
         .handshake(TokioIo::new(stream))
@@ -101,26 +102,27 @@ async fn over_http1(stream: TcpStream, backend: &Backend, plan: &PoolPlan) -> An
     drive(exchange, connection).await
 }
 
-async fn over_http2(stream: TcpStream, backend: &Backend, plan: &PoolPlan) -> Answer {
+async fn over_http2(stream: Stream, backend: &Backend, plan: &PoolPlan) -> Answer {
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(HEAD_LIMIT as u32)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(told("no HTTP/2"))?;
-    let request = Request::get(format!("http://{}{}", backend.address, target(plan))).version(Version::HTTP_2);
+    let request =
+        Request::get(format!("{}://{}{}", scheme(plan), backend.address, target(plan))).version(Version::HTTP_2);
     let request = request.header(USER_AGENT, AGENT).body(Empty::<Bytes>::new()).map_err(told("bad path"))?;
     let exchange = async move { judge(sender.send_request(request).await, plan).await };
     drive(exchange, connection).await
 }
 
 /// `grpc.health.v1.Health/Check` for the service that `path` names; none: the server as a whole.
-async fn over_grpc(stream: TcpStream, backend: &Backend, plan: &PoolPlan) -> Answer {
+async fn over_grpc(stream: Stream, backend: &Backend, plan: &PoolPlan) -> Answer {
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(HEAD_LIMIT as u32)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(told("no HTTP/2"))?;
-    let request = Request::post(format!("http://{}/grpc.health.v1.Health/Check", backend.address))
+    let request = Request::post(format!("{}://{}/grpc.health.v1.Health/Check", scheme(plan), backend.address))
         .version(Version::HTTP_2)
         .header(USER_AGENT, AGENT)
         .header(CONTENT_TYPE, "application/grpc")
@@ -188,6 +190,10 @@ async fn beginning(mut body: Incoming) -> BytesMut {
 
 /// How long the rest of a health page may take once its head is here: it comes in the same packet as a rule.
 const BODY_PATIENCE: Duration = Duration::from_millis(200);
+
+fn scheme(plan: &PoolPlan) -> &'static str {
+    if plan.protocol.is_plain() { "http" } else { "https" }
+}
 
 /// The path to ask for.
 fn target(plan: &PoolPlan) -> &str {

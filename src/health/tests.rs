@@ -126,7 +126,7 @@ async fn what_an_answer_means() {
         let server = Scripted::start(reply).await;
         let plan = PoolPlan { engine, ..plan(vec![server.plan("a")]) };
         let pool = pool(plan);
-        let report = probe(&pool.backend("a").unwrap(), &pool.plan()).await;
+        let report = probe(&pool.backend("a").unwrap(), &pool.plan(), &pool.clients()).await;
         assert_eq!(report.result, expected, "{detail} {report:?}");
         assert!(report.detail.contains(detail), "{detail} {report:?}");
     }
@@ -139,7 +139,7 @@ async fn what_is_asked() {
     plan.health.path = "/ready?full=1".to_owned();
     plan.health.expect_status = vec![(404, 404), (200, 200)];
     let pool = pool(plan);
-    let report = probe(&pool.backend("a").unwrap(), &pool.plan()).await;
+    let report = probe(&pool.backend("a").unwrap(), &pool.plan(), &pool.clients()).await;
     assert_eq!(report.result, ProbeResult::Passed);
     let asked = server.asked.lock().unwrap()[0].clone();
     let agent = concat!("user-agent: evenkeel/", env!("CARGO_PKG_VERSION"), " health\r\n");
@@ -156,14 +156,14 @@ async fn a_silent_backend_is_a_timeout_and_a_closed_port_a_refusal() {
     let mut plan = plan(vec![silent.plan("silent"), BackendPlan::new("closed", Address::Ip(closed))]);
     plan.health.timeout = Duration::from_millis(50);
     let pool = pool(plan.clone());
-    let report = probe(&pool.backend("silent").unwrap(), &pool.plan()).await;
+    let report = probe(&pool.backend("silent").unwrap(), &pool.plan(), &pool.clients()).await;
     assert_eq!(report.result, ProbeResult::TimedOut);
     assert!(report.took >= Duration::from_millis(50));
     plan.health.kind = ProbeKind::Tcp;
-    assert_eq!(probe(&pool.backend("silent").unwrap(), &plan).await.result, ProbeResult::Passed);
+    assert_eq!(probe(&pool.backend("silent").unwrap(), &plan, &pool.clients()).await.result, ProbeResult::Passed);
     for kind in [ProbeKind::Tcp, ProbeKind::Http] {
         plan.health.kind = kind;
-        let report = probe(&pool.backend("closed").unwrap(), &plan).await;
+        let report = probe(&pool.backend("closed").unwrap(), &plan, &pool.clients()).await;
         assert_eq!(report.result, ProbeResult::Failed);
         assert!(report.detail.contains("refused"), "{report:?}");
     }
@@ -174,7 +174,7 @@ async fn a_name_is_looked_up() {
     let server = Scripted::start(Reply::Bytes(OK)).await;
     let address = Address::Name { host: "localhost".to_owned(), port: server.address.port() };
     let pool = pool(plan(vec![BackendPlan::new("a", address)]));
-    assert_eq!(probe(&pool.backend("a").unwrap(), &pool.plan()).await.result, ProbeResult::Passed);
+    assert_eq!(probe(&pool.backend("a").unwrap(), &pool.plan(), &pool.clients()).await.result, ProbeResult::Passed);
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn http2_with_prior_knowledge() {
     });
     let plan = PoolPlan { protocol: Protocol::H2c, ..plan(vec![BackendPlan::new("a", Address::Ip(address))]) };
     let pool = pool(plan);
-    let report = probe(&pool.backend("a").unwrap(), &pool.plan()).await;
+    let report = probe(&pool.backend("a").unwrap(), &pool.plan(), &pool.clients()).await;
     assert_eq!((report.result, report.detail.as_str()), (ProbeResult::Passed, "status 200"));
 }
 
@@ -237,7 +237,7 @@ async fn grpc_health() {
         plan.health.kind = ProbeKind::Grpc;
         plan.health.path = "ai".to_owned();
         let pool = pool(plan);
-        let report = probe(&pool.backend("a").unwrap(), &pool.plan()).await;
+        let report = probe(&pool.backend("a").unwrap(), &pool.plan(), &pool.clients()).await;
         assert_eq!((report.result, report.detail.as_str()), (expected, detail));
     }
 }

@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
+use super::entrance::Admitted;
 use super::http2;
 use super::io::{Activity, Io};
 use crate::clock::Deadline;
@@ -85,14 +86,21 @@ enum Left {
 }
 
 /// Serves `stream` to its end.
-pub(super) async fn serve(mut stream: Stream, downstream: Downstream, proxy: Rc<Proxy>, entry: &Entry) {
+pub(super) async fn serve(admitted: Admitted, proxy: Rc<Proxy>, entry: &Entry) {
+    let Admitted { mut stream, downstream } = admitted;
     let downstream = Rc::new(downstream);
+    let agreed = stream.alpn();
+    if agreed == Some(b"h2") {
+        return http2::serve(stream, Bytes::new(), &downstream, &proxy, entry).await;
+    }
     let mut patience = downstream.listener.header_timeout;
-    let mut fresh = true;
+    let mut fresh = agreed.is_none();
     loop {
         // Only a fresh connection may begin with the preface of HTTP/2.
         let sniff = fresh && downstream.listener.http2.enabled;
-        let Some(prefix) = first_bytes(&mut stream, patience, entry, sniff).await else { return };
+        let Some(prefix) = first_bytes(&mut stream, patience, entry, sniff).await else {
+            return stream.part();
+        };
         if sniff && prefix.starts_with(PREFACE) {
             return http2::serve(stream, prefix, &downstream, &proxy, entry).await;
         }
@@ -114,7 +122,7 @@ async fn first_bytes(stream: &mut Stream, patience: Duration, entry: &Entry, sni
         if entry.draining.get() {
             return Poll::Ready(Ok(0));
         }
-        while stream.socket().poll_read_ready(cx).is_ready() || buffer.capacity() > 0 {
+        while stream.poll_stirs(cx) || buffer.capacity() > 0 {
             if buffer.capacity() == 0 {
                 buffer.reserve(FIRST_BYTES);
             }
@@ -202,13 +210,19 @@ async fn serve_http1(
             let mut cx = Context::from_waker(std::task::Waker::noop());
             let _ = Pin::new(&mut stream).poll_write(&mut cx, TIMED_OUT);
             let _ = Pin::new(&mut stream).poll_flush(&mut cx);
+            stream.part();
             None
         }
+        // What breaks off must not look complete: no close_notify.
         Left::Expired(Phase::Blocked) => {
             proxy.shared.cut(Cut::SlowReader);
             None
         }
-        Left::Expired(Phase::Idle | Phase::Busy | Phase::Parting) => None,
+        Left::Expired(Phase::Idle) => {
+            connection.into_parts().io.into_stream().part();
+            None
+        }
+        Left::Expired(Phase::Busy | Phase::Parting) => None,
         Left::Parked => {
             let parts = connection.into_parts();
             parts.read_buf.is_empty().then(|| parts.io.into_stream())
@@ -221,8 +235,8 @@ struct Watch<'a> {
     entry: &'a Entry,
     activity: &'a Activity,
     downstream: &'a Downstream,
-    /// What the deadline was armed for: the phase, and the number of requests ended.
-    armed: Option<(Phase, u64)>,
+    /// What the deadline was armed for: the phase, the number of requests ended, and what a slow client has taken.
+    armed: Option<(Phase, u64, u64)>,
     /// Reads at the end of the last request: any further one begins a head.
     reads_at_rest: u64,
     ended: u64,
@@ -242,7 +256,8 @@ impl<'a> Watch<'a> {
             self.reads_at_rest = self.activity.reads();
         }
         let phase = self.phase();
-        let now = (phase, ended);
+        let taken = if phase == Phase::Blocked { self.activity.written() } else { 0 };
+        let now = (phase, ended, taken);
         if self.armed != Some(now) {
             self.armed = Some(now);
             let listener = &self.downstream.listener;

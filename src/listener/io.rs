@@ -190,10 +190,13 @@ impl Write for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes the socket only once its own buffer is empty.
+        // hyper flushes the socket only once its own buffer is empty; TLS holds back what the socket does not take.
         self.activity.dirty.set(false);
         ready!(self.poll_interjection(cx))?;
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.activity.dirty.set(flushed.is_pending());
+        self.activity.blocked.set(flushed.is_pending());
+        ready!(flushed)?;
         Poll::Ready(self.check_departure(cx))
     }
 

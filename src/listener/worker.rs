@@ -10,17 +10,16 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use super::accept;
 use super::connection::{self, Entry};
+use super::{ListenerShared, entrance};
 use crate::clock;
-use crate::config::ListenerPlan;
-use crate::proxy::{Downstream, Proxy, Shared};
-use crate::upstream::Stream;
+use crate::proxy::{Proxy, Shared};
+use crate::tls::HandshakeGate;
 
 /// Names a listener for the life of the process.
 pub type ListenerId = usize;
@@ -34,10 +33,8 @@ pub enum Command {
         id: ListenerId,
         /// The worker's own socket.
         socket: std::net::TcpListener,
-        /// Its limits, replaced on reload.
-        plan: Arc<ArcSwap<ListenerPlan>>,
-        /// Connections open on this listener, over all workers.
-        connections: Arc<AtomicUsize>,
+        /// What all workers share of it.
+        shared: Arc<ListenerShared>,
     },
     /// Stop accepting there; connections go on.
     Close(ListenerId),
@@ -124,6 +121,7 @@ pub(super) struct WorkerState {
     entries: RefCell<HashMap<u64, Rc<Entry>>>,
     next_entry: std::cell::Cell<u64>,
     draining: std::cell::Cell<bool>,
+    gate: HandshakeGate,
     siblings: Arc<std::sync::OnceLock<Vec<mpsc::UnboundedSender<Command>>>>,
 }
 
@@ -131,8 +129,7 @@ pub(super) struct WorkerState {
 pub(super) struct Listening {
     pub(super) id: ListenerId,
     pub(super) address: SocketAddr,
-    plan: Arc<ArcSwap<ListenerPlan>>,
-    connections: Arc<AtomicUsize>,
+    pub(super) shared: Arc<ListenerShared>,
 }
 
 struct Open {
@@ -170,6 +167,7 @@ impl Worker {
                     entries: RefCell::default(),
                     next_entry: std::cell::Cell::new(0),
                     draining: std::cell::Cell::new(false),
+                    gate: HandshakeGate::default(),
                     siblings,
                 });
                 // When it returns, every task of this worker is dropped with the runtime, and its connections close.
@@ -199,7 +197,7 @@ impl WorkerState {
         tokio::task::spawn_local(clock::run_sweep(move || sweeper.proxy.sweep()));
         while let Some(command) = inbox.recv().await {
             match command {
-                Command::Listen { id, socket, plan, connections } => self.listen(id, socket, plan, connections),
+                Command::Listen { id, socket, shared } => self.listen(id, socket, shared),
                 Command::Close(id) => self.close(id),
                 Command::Drain => self.drain(),
                 Command::Adopt { stream, peer, listener } => self.adopt(stream, peer, listener),
@@ -208,13 +206,7 @@ impl WorkerState {
         }
     }
 
-    fn listen(
-        self: &Rc<Self>,
-        id: ListenerId,
-        socket: std::net::TcpListener,
-        plan: Arc<ArcSwap<ListenerPlan>>,
-        connections: Arc<AtomicUsize>,
-    ) {
+    fn listen(self: &Rc<Self>, id: ListenerId, socket: std::net::TcpListener, shared: Arc<ListenerShared>) {
         let opened = TcpListener::from_std(socket).and_then(|socket| Ok((socket.local_addr()?, socket)));
         let (address, socket) = match opened {
             Ok(opened) => opened,
@@ -223,7 +215,7 @@ impl WorkerState {
                 return;
             }
         };
-        let listening = Rc::new(Listening { id, address, plan, connections });
+        let listening = Rc::new(Listening { id, address, shared });
         let (close, closed) = oneshot::channel();
         let open = Open { listening: Rc::clone(&listening), close: Some(close) };
         self.listeners.borrow_mut().insert(id, open);
@@ -280,10 +272,11 @@ impl WorkerState {
         self.next_entry.set(number + 1);
         self.entries.borrow_mut().insert(number, Rc::clone(&entry));
         let counted = Counted::new(Rc::clone(self), Rc::clone(listening), number);
-        let downstream = Downstream::new(peer.ip(), false, listening.plan.load_full());
-        let proxy = Rc::clone(&self.proxy);
+        let (proxy, worker, listening) = (Rc::clone(&self.proxy), Rc::clone(self), Rc::clone(listening));
         tokio::task::spawn_local(async move {
-            connection::serve(Stream::Plain(stream), downstream, proxy, &entry).await;
+            if let Some(admitted) = entrance::pass(stream, peer, &listening, &worker.gate, &entry).await {
+                connection::serve(admitted, proxy, &entry).await;
+            }
             drop(counted);
         });
     }
@@ -299,7 +292,7 @@ struct Counted {
 impl Counted {
     fn new(worker: Rc<WorkerState>, listening: Rc<Listening>, number: u64) -> Self {
         worker.census.enter(worker.index);
-        listening.connections.fetch_add(1, Relaxed);
+        listening.shared.connections.fetch_add(1, Relaxed);
         Self { worker, listening, number }
     }
 }
@@ -307,7 +300,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.worker.census.leave(self.worker.index);
-        self.listening.connections.fetch_sub(1, Relaxed);
+        self.listening.shared.connections.fetch_sub(1, Relaxed);
         self.worker.entries.borrow_mut().remove(&self.number);
     }
 }

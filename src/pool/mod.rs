@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 use crate::backend::{Backend, HealthChange, Histogram, ProbeReport, Progress};
 use crate::balance::{self, Strategy};
 use crate::config::{PoolPlan, StrategyKind, StrategyPlan};
+use crate::tls::Clients;
 use queue::Queue;
 
 /// What one attempt sees from start to end.
@@ -131,6 +132,8 @@ pub struct Pool {
     live: ArcSwap<Live>,
     /// The generation of `live`'s set: tells a lease cheaply whether its snapshot is still the present one.
     generation: AtomicU64,
+    /// TLS towards the backends, replaced on reload and when its files change.
+    clients: ArcSwap<Clients>,
     queue: Queue,
     writer: Mutex<Writer>,
     /// Told of every publication and pause, for the one task that follows them (the checker).
@@ -183,6 +186,7 @@ impl Pool {
             alarmed: AtomicBool::new(false),
             held_until: AtomicU64::new(0),
             generation: AtomicU64::new(set.generation),
+            clients: ArcSwap::default(),
             live: ArcSwap::from_pointee(Live { sticky: affinity(&plan, None), plan, set, strategy }),
             writer: Mutex::new(writer),
         })
@@ -198,6 +202,16 @@ impl Pool {
     #[inline]
     fn is_present(&self, live: &Live) -> bool {
         self.generation.load(Acquire) == live.set.generation || Arc::ptr_eq(&self.live.load().strategy, &live.strategy)
+    }
+
+    /// TLS towards the backends.
+    pub fn clients(&self) -> Arc<Clients> {
+        self.clients.load_full()
+    }
+
+    /// Replaces TLS towards the backends; open connections go on as they are.
+    pub fn set_clients(&self, clients: Clients) {
+        self.clients.store(Arc::new(clients.after(&self.clients.load())));
     }
 
     /// The plan in force.

@@ -298,7 +298,7 @@ where
             with_head = body.came_with_head();
             if let Some(connection) = body.take_connection() {
                 let limit = lease.live().plan.timeouts.upstream_idle;
-                story.keep(lease.backend().id.0, connection, limit);
+                story.keep(super::forward::key(lease), connection, limit);
             }
         }
         story.served(with_head);

@@ -50,6 +50,7 @@ impl Refusal {
             Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => Self::BackendTimeout,
             Fault::Connect(_)
             | Fault::Unresolved
+            | Fault::OtherProtocol
             | Fault::Closed
             | Fault::Io(_)
             | Fault::StreamReset

@@ -15,6 +15,7 @@ use super::{Downstream, Proxy};
 use crate::clock::{self, Deadline};
 use crate::config::{Address, Protocol, StickyMode};
 use crate::pool::{Lease, RetryReason};
+use crate::tls::{Alpn, TlsError};
 use crate::upstream::http1::request::BodyFraming;
 use crate::upstream::http1::response::{Head, is_event_stream};
 use crate::upstream::http1::{Asks, Connection, Exchange, ExchangeTimeouts};
@@ -62,8 +63,62 @@ impl Proxy {
         B::Error: std::error::Error + 'static,
     {
         match lease.live().plan.protocol {
-            Protocol::Http1 | Protocol::Https | Protocol::Auto => self.attempt_http1(order, lease, body, story).await,
-            Protocol::H2c | Protocol::H2 => Box::pin(self.attempt_http2(order, lease, body, story)).await,
+            Protocol::Http1 | Protocol::Https => self.attempt_http1(order, lease, body, story, None).await,
+            Protocol::H2c | Protocol::H2 => Box::pin(self.attempt_http2(order, lease, body, story, None)).await,
+            Protocol::Auto => Box::pin(self.attempt_either(order, lease, body, story)).await,
+        }
+    }
+
+    /// HTTP/1.1 or HTTP/2, as the backend agreed last; the first connection tells.
+    async fn attempt_either<B>(
+        &self,
+        order: &Order<'_>,
+        lease: &Lease,
+        mut body: Option<RequestBody<B>>,
+        story: &mut Story,
+    ) -> Result<Answer<B>, FailedAttempt<B>>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: std::error::Error + 'static,
+    {
+        // Other protocols are switched to from HTTP/1.1 only.
+        if order.asks.upgrade {
+            return self.attempt_http1(order, lease, body, story, None).await;
+        }
+        let key = key(lease);
+        let mut first = None;
+        let mut again = true;
+        loop {
+            let known = self.agreed.borrow().get(&key).copied();
+            let http2 = match known {
+                Some(http2) => http2,
+                None => match open(lease, story, Alpn::Either, Alpn::Either).await {
+                    Ok(stream) => {
+                        let http2 = stream.alpn() == Some(b"h2");
+                        first = Some(stream);
+                        self.agreed.borrow_mut().insert(key, http2);
+                        http2
+                    }
+                    Err(fault) => {
+                        let error = UpstreamError { fault, sent: false, answered: false };
+                        return Err(FailedAttempt { error, body });
+                    }
+                },
+            };
+            let done = if http2 {
+                self.attempt_http2(order, lease, body, story, first.take()).await
+            } else {
+                self.attempt_http1(order, lease, body, story, first.take()).await
+            };
+            match done {
+                // It has changed its mind, perhaps as another version of itself: learned anew, once.
+                Err(failed) if again && matches!(failed.error.fault, Fault::OtherProtocol) => {
+                    self.agreed.borrow_mut().remove(&key);
+                    again = false;
+                    body = failed.body;
+                }
+                done => return done,
+            }
         }
     }
 
@@ -73,17 +128,21 @@ impl Proxy {
         lease: &Lease,
         mut body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
+        first: Option<Stream>,
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
         let idempotent = retry::is_idempotent(&story.head.method);
-        let mut idle = self.idle_connection(lease, idempotent);
+        let mut idle = match first {
+            None => self.idle_connection(lease, idempotent),
+            Some(stream) => Some(Connection::new(stream, &lease.backend().connections)),
+        };
         loop {
             let connection = match idle.take() {
                 Some(connection) => connection,
-                None => match open(lease, story).await {
+                None => match open(lease, story, Alpn::Http1, offer(order, lease, Alpn::Http1)).await {
                     Ok(stream) => Connection::new(stream, &lease.backend().connections),
                     Err(fault) => {
                         let error = UpstreamError { fault, sent: false, answered: false };
@@ -116,7 +175,7 @@ impl Proxy {
     #[inline]
     fn idle_connection(&self, lease: &Lease, idempotent: bool) -> Option<Box<Connection>> {
         loop {
-            let mut connection = self.idle.take(lease.backend().id.0)?;
+            let mut connection = self.idle.take(key(lease))?;
             if idempotent || connection.is_quiet_in_kernel() {
                 return Some(connection);
             }
@@ -154,6 +213,7 @@ impl Proxy {
         lease: &Lease,
         mut body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
+        mut first: Option<Stream>,
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
@@ -163,8 +223,14 @@ impl Proxy {
         let patience = lease.live().plan.timeouts.connect;
         let mut since = 0;
         loop {
-            let opening = open(lease, story);
-            let stream = self.http2.stream(backend.id.0, &backend.connections, since, opening, patience).await;
+            let ready = first.take();
+            let opening = async {
+                match ready {
+                    Some(stream) => Ok(stream),
+                    None => open(lease, story, Alpn::Http2, offer(order, lease, Alpn::Http2)).await,
+                }
+            };
+            let stream = self.http2.stream(key(lease), &backend.connections, since, opening, patience).await;
             let mut permit = match stream {
                 Ok(permit) => permit,
                 Err(fault) => {
@@ -235,21 +301,53 @@ fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbou
     }
 }
 
-/// A fresh connection to the leased backend.
-async fn open(lease: &Lease, story: &mut Story) -> Result<Stream, Fault> {
+/// What connections to the leased backend are kept under: those in the clear never serve where TLS is asked for.
+#[inline]
+pub(super) fn key(lease: &Lease) -> u64 {
+    lease.backend().id.0 << 1 | u64::from(!lease.live().plan.protocol.is_plain())
+}
+
+/// The backend that connections under this key lead to.
+pub(super) fn backend_of(key: u64) -> u64 {
+    key >> 1
+}
+
+/// What is offered where `wanted` is needed: with `auto` the backend may say that it has changed its mind.
+fn offer(order: &Order<'_>, lease: &Lease, wanted: Alpn) -> Alpn {
+    let open_to_either = lease.live().plan.protocol == Protocol::Auto && !order.asks.upgrade;
+    if open_to_either { Alpn::Either } else { wanted }
+}
+
+/// A fresh connection to the leased backend. Over TLS `offered` is offered and `wanted` must be agreed on.
+async fn open(lease: &Lease, story: &mut Story, wanted: Alpn, offered: Alpn) -> Result<Stream, Fault> {
     let backend = lease.backend();
-    let patience = lease.live().plan.timeouts.connect;
+    let plan = &lease.live().plan;
+    let patience = plan.timeouts.connect;
     let started = clock::now();
+    let connector = if plan.protocol.is_plain() {
+        None
+    } else {
+        let of_settings = |error: TlsError| Fault::Connect(std::io::Error::other(error));
+        lease.pool().clients().connector(plan, &backend.name).map_err(of_settings)?
+    };
+    let secure = connector.as_ref().map(|connector| (connector, offered));
     let stream = match backend.address {
-        Address::Ip(address) => connect(address, patience).await?,
+        Address::Ip(address) => connect(address, patience, secure).await?,
         Address::Name { .. } => {
-            let (address, stream) = connect_any(&backend.endpoints(), patience).await?;
+            let (address, stream) = connect_any(&backend.endpoints(), patience, secure).await?;
             backend.prefer_endpoint(address);
             stream
         }
     };
     story.connect = Some(clock::now().saturating_duration_since(started));
-    Ok(stream)
+    // Who agrees to nothing speaks HTTP/1.1.
+    let is_http2 = stream.alpn() == Some(b"h2");
+    let fits = match wanted {
+        Alpn::Http1 => !is_http2,
+        Alpn::Http2 => is_http2 || !stream.is_secure(),
+        Alpn::Either => true,
+    };
+    if fits { Ok(stream) } else { Err(Fault::OtherProtocol) }
 }
 
 /// An informational response goes to HTTP/1.1 clients at once; others never see it (documented).

@@ -141,6 +141,7 @@ impl Outbound<'_> {
             write_cookie_crumbs(out, &head.headers);
         }
         self.write_forwarded(out);
+        self.write_subject(out);
         write_field(out, X_REQUEST_ID.as_str(), self.request_id.as_bytes());
         out.extend_from_slice(via(head.version).0.as_bytes());
         if self.asks.expect_continue {
@@ -187,6 +188,7 @@ impl Outbound<'_> {
         }
         let mut forwarded = Vec::new();
         self.write_forwarded(&mut forwarded);
+        self.write_subject(&mut forwarded);
         for line in forwarded.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end) {
             if let Some(colon) = line.iter().position(|byte| *byte == b':') {
                 let name = HeaderName::from_bytes(&line[..colon])?;
@@ -214,6 +216,9 @@ impl Outbound<'_> {
             return self.downstream.trusted;
         }
         let name = name.as_str();
+        if self.is_guarded(name) {
+            return false;
+        }
         match name.as_bytes() {
             [b'x', b'-', ..] => {
                 !matches!(name, FORWARDED_FOR | "x-request-id")
@@ -224,6 +229,25 @@ impl Outbound<'_> {
                 !matches!(name, "x_forwarded_for" | "x_forwarded_proto" | "x_forwarded_host" | "x_real_ip")
             }
             _ => true,
+        }
+    }
+
+    /// Whether only we may say it; servers that map names to variables take `_` for `-`.
+    #[inline]
+    fn is_guarded(&self, name: &str) -> bool {
+        let alike = |guarded: &String| {
+            let pairs = || guarded.bytes().zip(name.bytes());
+            guarded.len() == name.len()
+                && pairs().all(|(ours, theirs)| ours == theirs || (ours == b'-' && theirs == b'_'))
+        };
+        self.downstream.listener.guarded_headers.iter().any(alike)
+    }
+
+    fn write_subject(&self, out: &mut Vec<u8>) {
+        let tls = self.downstream.listener.tls.as_ref();
+        if let (Some(name), Some(subject)) = (tls.and_then(|tls| tls.subject_header.as_ref()), &self.downstream.subject)
+        {
+            write_field(out, name, subject.as_bytes());
         }
     }
 

@@ -25,6 +25,7 @@ pub use route::{Found, Model, Route, Routing};
 pub use upgrade::Tunnel;
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -129,6 +130,8 @@ pub struct Proxy {
     pub idle: IdleConnections,
     /// This worker's HTTP/2 connections to backends.
     pub http2: Http2Connections,
+    /// Whether a backend of a pool with `protocol = "auto"` agreed to HTTP/2, by the key of its connections.
+    agreed: RefCell<HashMap<u64, bool>>,
     rng: RefCell<SmallRng>,
     /// Routes and pools as this worker saw them last: to see that they are still the same costs a tenth of a load.
     routing: RefCell<Cache<SharedRouting, Arc<Routing>>>,
@@ -145,6 +148,7 @@ impl Proxy {
             routing,
             idle: IdleConnections::default(),
             http2: Http2Connections::default(),
+            agreed: RefCell::default(),
             rng: RefCell::new(SmallRng::seed_from_u64(seed)),
             endings: Cell::new(endings()),
         }
@@ -163,9 +167,10 @@ impl Proxy {
             .filter(|(_, state)| *state == AdminState::Ready)
             .map(|(id, _)| id)
             .collect();
-        self.idle.sweep(|id| wanted.contains(&id));
+        self.idle.sweep(|key| wanted.contains(&forward::backend_of(key)));
         let limit = routing.pools.iter().map(|pool| pool.plan().timeouts.upstream_idle).max().unwrap_or_default();
-        self.http2.sweep(|id| wanted.contains(&id), limit);
+        self.http2.sweep(|key| wanted.contains(&forward::backend_of(key)), limit);
+        self.agreed.borrow_mut().retain(|key, _| wanted.contains(&forward::backend_of(*key)));
         let now = endings();
         if self.endings.replace(now) != now {
             clock::wake_waiting();
@@ -191,6 +196,8 @@ pub struct Downstream {
     pub trusted: bool,
     /// Whether the connection is encrypted.
     pub secure: bool,
+    /// The subject of the client's certificate, where one was asked for.
+    pub subject: Option<Box<str>>,
     /// The listener's limits.
     pub listener: Arc<ListenerPlan>,
     /// Requests being served on it now.
@@ -221,6 +228,7 @@ impl Downstream {
             host: RefCell::new(None),
             trusted,
             secure,
+            subject: None,
             listener,
             busy: Cell::new(0),
             uploads: Cell::new(0),

@@ -32,7 +32,9 @@ pub(super) fn after_failure(
     }
     let on = |condition: RetryOn| plan.on.contains(&condition);
     match &error.fault {
-        Fault::Connect(_) | Fault::Unresolved => on(RetryOn::ConnectFailure).then_some(RetryReason::ConnectFailure),
+        Fault::Connect(_) | Fault::Unresolved | Fault::OtherProtocol => {
+            on(RetryOn::ConnectFailure).then_some(RetryReason::ConnectFailure)
+        }
         Fault::Closed | Fault::Io(_) | Fault::StreamReset | Fault::Protocol(_) => {
             (on(RetryOn::ResetBeforeResponse) && !error.answered).then_some(RetryReason::Reset)
         }

@@ -341,7 +341,7 @@ fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
 /// Reports a failed attempt.
 fn blame(lease: &mut Lease, error: &UpstreamError) {
     match &error.fault {
-        Fault::Connect(_) | Fault::Unresolved => lease.failed(Ending::ConnectFailed),
+        Fault::Connect(_) | Fault::Unresolved | Fault::OtherProtocol => lease.failed(Ending::ConnectFailed),
         Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => lease.failed(Ending::TimedOut),
         Fault::Closed | Fault::Io(_) | Fault::StreamReset | Fault::Protocol(_) => lease.failed(Ending::Reset),
         Fault::ClientGone | Fault::ClientBody(_) | Fault::ClientBodyTimeout | Fault::ClientBodyTooLarge => {}

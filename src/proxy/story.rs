@@ -194,6 +194,7 @@ impl Story {
             end: self.end,
             retry: self.retry.map(RetryReason::name),
             sticky: self.sticky,
+            subject: self.downstream.subject.as_deref(),
             referer: field(header::REFERER),
             user_agent: field(header::USER_AGENT),
         });

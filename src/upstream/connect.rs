@@ -1,4 +1,4 @@
-//! Opening a connection, within the pool's `connect` timeout.
+//! Opening a connection, within the pool's `connect` timeout; over TLS the handshake is part of it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,19 +9,24 @@ use tokio::time::Instant;
 
 use super::error::Fault;
 use super::stream::Stream;
+use crate::tls::{Alpn, Connector};
 
 /// Connects to the first of `addresses` that accepts, within `timeout` in all: one that does not answer leaves the next
 /// ones their share of what is left. Returns the address too.
 ///
 /// # Errors
 /// [`Fault::Unresolved`] without an address; else as [`connect`], of the last one.
-pub async fn connect_any(addresses: &[SocketAddr], timeout: Duration) -> Result<(SocketAddr, Stream), Fault> {
+pub async fn connect_any(
+    addresses: &[SocketAddr],
+    timeout: Duration,
+    secure: Option<(&Connector, Alpn)>,
+) -> Result<(SocketAddr, Stream), Fault> {
     let mut last = Fault::Unresolved;
     let deadline = Instant::now() + timeout;
     for (tried, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let untried = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        match connect(*address, left / untried).await {
+        match connect(*address, left / untried, secure).await {
             Ok(stream) => return Ok((*address, stream)),
             Err(fault) => last = fault,
         }
@@ -29,19 +34,38 @@ pub async fn connect_any(addresses: &[SocketAddr], timeout: Duration) -> Result<
     Err(last)
 }
 
-/// Connects to `address` within `timeout`.
+/// Connects to `address` within `timeout`, over TLS if `secure` says how.
 ///
 /// # Errors
-/// [`Fault::Connect`] with the system's reason, or `TimedOut`.
-pub async fn connect(address: SocketAddr, timeout: Duration) -> Result<Stream, Fault> {
-    let stream = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(Fault::Connect(error)),
-        Err(_) => return Err(Fault::Connect(io::Error::new(io::ErrorKind::TimedOut, "connect timeout"))),
+/// [`Fault::Connect`] with the system's or rustls' reason, or `TimedOut`.
+pub async fn connect(
+    address: SocketAddr,
+    timeout: Duration,
+    secure: Option<(&Connector, Alpn)>,
+) -> Result<Stream, Fault> {
+    let connected = match secure {
+        None => tokio::time::timeout(timeout, TcpStream::connect(address)).await.map(|done| done.and_then(plain)),
+        // Boxed: plain connections need none of its room.
+        Some((connector, alpn)) => tokio::time::timeout(timeout, Box::pin(encrypted(address, connector, alpn))).await,
     };
+    match connected {
+        Ok(connected) => connected.map_err(Fault::Connect),
+        Err(_) => Err(Fault::Connect(io::Error::new(io::ErrorKind::TimedOut, "connect timeout"))),
+    }
+}
+
+fn plain(stream: TcpStream) -> io::Result<Stream> {
     // Requests and streamed events must leave at once; a socket that refuses the option still works.
     let _ = stream.set_nodelay(true);
     Ok(Stream::Plain(stream))
+}
+
+async fn encrypted(address: SocketAddr, connector: &Connector, alpn: Alpn) -> io::Result<Stream> {
+    let stream = TcpStream::connect(address).await?;
+    let _ = stream.set_nodelay(true);
+    let of_tls = |error: io::Error| io::Error::new(error.kind(), format!("TLS handshake: {error}"));
+    let stream = connector.connect(stream, alpn).await.map_err(of_tls)?;
+    Ok(Stream::Tls(Box::new(stream.into())))
 }
 
 #[cfg(test)]
@@ -57,9 +81,9 @@ mod tests {
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let refusing = socket.local_addr().unwrap();
         let timeout = Duration::from_secs(30);
-        let (address, _) = connect_any(&[refusing, open], timeout).await.unwrap();
+        let (address, _) = connect_any(&[refusing, open], timeout, None).await.unwrap();
         assert_eq!(address, open);
-        assert!(matches!(connect_any(&[refusing, refusing], timeout).await, Err(Fault::Connect(_))));
-        assert!(matches!(connect_any(&[], timeout).await, Err(Fault::Unresolved)));
+        assert!(matches!(connect_any(&[refusing, refusing], timeout, None).await, Err(Fault::Connect(_))));
+        assert!(matches!(connect_any(&[], timeout, None).await, Err(Fault::Unresolved)));
     }
 }

@@ -11,6 +11,8 @@ pub enum Fault {
     Connect(io::Error),
     /// The backend's name has no address.
     Unresolved,
+    /// The backend agreed in its TLS handshake to another HTTP than before.
+    OtherProtocol,
     /// The connection ended, before or amid the response.
     Closed,
     /// The connection failed.
@@ -75,6 +77,7 @@ impl Fault {
             Self::ClientGone | Self::ClientBody(_) | Self::ClientBodyTimeout | Self::ClientBodyTooLarge => true,
             Self::Connect(_)
             | Self::Unresolved
+            | Self::OtherProtocol
             | Self::Closed
             | Self::Io(_)
             | Self::StreamReset
@@ -96,6 +99,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Connect(_) => f.write_str("no connection"),
             Self::Unresolved => f.write_str("the backend's name has no address"),
+            Self::OtherProtocol => f.write_str("the backend speaks another HTTP than asked for"),
             Self::Closed => f.write_str("the backend closed the connection"),
             Self::Io(_) => f.write_str("the connection failed"),
             Self::StreamReset => f.write_str("the backend reset the stream"),
@@ -133,6 +137,7 @@ impl std::error::Error for Fault {
         match self {
             Self::Connect(error) | Self::Io(error) => Some(error),
             Self::Unresolved
+            | Self::OtherProtocol
             | Self::Closed
             | Self::StreamReset
             | Self::Protocol(_)

@@ -25,6 +25,39 @@ impl Stream {
             Self::Tls(stream) => stream.get_ref().0,
         }
     }
+
+    /// Whether it is TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// The protocol agreed on in the TLS handshake.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// Whether a read is worth a buffer: the socket has something, or TLS has read it already. If not, `cx` is woken
+    /// when that changes.
+    #[inline]
+    pub fn poll_stirs(&self, cx: &mut Context<'_>) -> bool {
+        let held = match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => !stream.get_ref().1.wants_read(),
+        };
+        held || self.socket().poll_read_ready(cx).is_ready()
+    }
+
+    /// Ends a connection that is complete: over TLS the other side is told so (`close_notify`), if its socket takes it
+    /// at once.
+    pub fn part(self) {
+        if let Self::Tls(mut stream) = self {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let _ = Pin::new(&mut *stream).poll_shutdown(&mut cx);
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -32,5 +32,6 @@ mod sticky;
 mod strategies;
 mod streaming;
 mod streams;
+mod tls;
 mod tools;
 mod websocket;

@@ -1,5 +1,6 @@
 //! `[[listeners]]`.
 
+use super::http_names::header_name;
 use super::server::read_secret;
 use crate::config::plan::*;
 use crate::config::reference as keys;
@@ -24,6 +25,12 @@ pub(super) fn read_listeners(root: &Table<'_>) -> Vec<ListenerPlan> {
         }
         listeners.push(plan);
     }
+    // A client of one listener must not pose as one that another has verified.
+    let subjects = listeners.iter().filter_map(|plan| plan.tls.as_ref()?.subject_header.clone());
+    let guarded: Vec<String> = subjects.collect();
+    for plan in &mut listeners {
+        plan.guarded_headers.clone_from(&guarded);
+    }
     listeners
 }
 
@@ -47,6 +54,7 @@ fn read_listener(table: &Table<'_>) -> ListenerPlan {
         http2: read_http2(table),
         limits: read_limits(table),
         tls: read_tls(table),
+        guarded_headers: Vec::new(),
     };
     if plan.proxy_protocol && !table.has("trusted_proxies") {
         table.wrong(
@@ -100,6 +108,7 @@ fn read_tls(listener: &Table<'_>) -> Option<ListenerTlsPlan> {
     Some(ListenerTlsPlan {
         certificates: certificates.iter().filter_map(|entry| read_certificate(entry, "cert", "key")).collect(),
         client_ca: table.path("client_ca"),
+        subject_header: table.parsed("subject_header", header_name),
         min_version: table.choice("min_version", TlsVersion::V12, |word| match word {
             "1.2" => Some(TlsVersion::V12),
             "1.3" => Some(TlsVersion::V13),

@@ -122,6 +122,12 @@ pub(in crate::config) static LISTENER_TLS: Section = Section {
             "Certificates with keys, picked by SNI; the first is the default.",
         ),
         example("client_ca", Text("path"), "\"ca.pem\"", "Client certificates are then required, signed by this CA."),
+        example(
+            "subject_header",
+            Text("header name"),
+            "\"x-client-subject\"",
+            "Header that tells backends the subject of the client's certificate; dropped from what clients send.",
+        ),
         key("min_version", Choice(&["1.2", "1.3"]), "\"1.2\"", "Least TLS version."),
     ],
 };

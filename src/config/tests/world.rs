@@ -64,6 +64,7 @@ fn certificates_must_be_there() {
     let certificate =
         CertificatePlan { cert: folder.path().join("empty.pem"), key: Secret::File(folder.path().join("absent.key")) };
     plan.listeners[0].tls = Some(ListenerTlsPlan {
+        subject_header: None,
         certificates: vec![certificate],
         client_ca: Some(folder.path().to_owned()),
         min_version: TlsVersion::V12,

@@ -71,6 +71,9 @@ impl Encoder {
         text(out, "end", Some(r.end.name()));
         text(out, "retry", r.retry);
         text(out, "sticky", Some(r.sticky.name()));
+        if let Some(subject) = r.subject {
+            text(out, "subject", Some(subject));
+        }
         out.extend_from_slice(b"}\n");
     }
 

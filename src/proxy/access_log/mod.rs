@@ -69,6 +69,8 @@ pub struct Record<'a> {
     pub retry: Option<&'a str>,
     /// What stickiness did.
     pub sticky: Sticky,
+    /// Subject of the client's certificate, where one was asked for; JSON only.
+    pub subject: Option<&'a str>,
     /// `Referer`, for the combined format.
     pub referer: Option<&'a [u8]>,
     /// `User-Agent`, for the combined format.

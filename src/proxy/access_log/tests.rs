@@ -37,6 +37,7 @@ fn record() -> Record<'static> {
         end: End::Ok,
         retry: None,
         sticky: Sticky::None,
+        subject: None,
         referer: None,
         user_agent: Some(b"curl/8 \"x\""),
     }

@@ -97,6 +97,10 @@ families! {
         "Client connections ended because the client was too slow or spoke no HTTP.";
     UPSTREAM_CONNECTIONS = Gauge "evenkeel_upstream_connections" ["pool", "backend"]
         "Open connections to a backend.";
+    TLS_HANDSHAKES = Counter "evenkeel_tls_handshakes_total" ["listener", "result"]
+        "TLS handshakes with clients by how they ended.";
+    TLS_CERTIFICATE_RELOADS = Counter "evenkeel_tls_certificate_reloads_total" ["result"]
+        "Certificates that were read anew because their files changed, by result.";
     TLS_CERTIFICATE_EXPIRY = Gauge "evenkeel_tls_certificate_expiry_timestamp_seconds" ["file"]
         "When a certificate expires, seconds after the epoch.";
     HEALTH_CHECKS = Counter "evenkeel_health_checks_total" ["pool", "backend", "result"]
@@ -164,8 +168,14 @@ families! {
 }
 
 /// Those kept in the recorder of [`Metrics`](super::Metrics).
-pub(super) const PROCESS_WIDE: &[Family] =
-    &[CONFIG_RELOADS, CONFIG_GENERATION, CONFIG_LAST_RELOAD_SUCCESS, PANICS, ADMIN_REQUEST_SECONDS];
+pub(super) const PROCESS_WIDE: &[Family] = &[
+    TLS_CERTIFICATE_RELOADS,
+    CONFIG_RELOADS,
+    CONFIG_GENERATION,
+    CONFIG_LAST_RELOAD_SUCCESS,
+    PANICS,
+    ADMIN_REQUEST_SECONDS,
+];
 
 #[cfg(test)]
 mod tests {

@@ -30,6 +30,10 @@ pub struct Metrics {
     pub reloads_applied: Counter,
     /// Reloads that were refused.
     pub reloads_refused: Counter,
+    /// Changed certificates that were put in force.
+    pub certificates_renewed: Counter,
+    /// Changed certificates that could not be used.
+    pub certificates_refused: Counter,
     /// Panics caught on connections and tasks.
     pub panics: Counter,
     /// Generation of the configuration in force; 1 at start.
@@ -60,7 +64,11 @@ impl Metrics {
                 describe(family);
             }
             let reloads = |result: &'static str| metrics::counter!(families::CONFIG_RELOADS.name, "result" => result);
+            let certificates =
+                |result: &'static str| metrics::counter!(families::TLS_CERTIFICATE_RELOADS.name, "result" => result);
             Self {
+                certificates_renewed: certificates("success"),
+                certificates_refused: certificates("failure"),
                 reloads_applied: reloads("success"),
                 reloads_refused: reloads("failure"),
                 panics: metrics::counter!(families::PANICS.name),

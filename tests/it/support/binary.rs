@@ -14,6 +14,7 @@ pub(crate) struct Binary {
     child: Child,
     folder: tempfile::TempDir,
     listeners: Vec<SocketAddr>,
+    secure: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     log: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
@@ -44,7 +45,7 @@ impl Binary {
             collect(child.stderr.take().unwrap(), Arc::clone(&log)),
             collect(child.stdout.take().unwrap(), Arc::clone(&said)),
         ];
-        let mut this = Self { child, folder, listeners: Vec::new(), admin: None, log, readers };
+        let mut this = Self { child, folder, listeners: Vec::new(), secure: Vec::new(), admin: None, log, readers };
         // The last ready line is the admin server's, where there is one.
         let wants_admin = arguments.first() == Some(&"run");
         eventually("ready lines", || {
@@ -53,6 +54,7 @@ impl Binary {
             }
             let said = said.lock().unwrap();
             this.listeners = addresses(&said, "listening http ");
+            this.secure = addresses(&said, "listening https ");
             this.admin = addresses(&said, "admin http ").first().copied();
             (!this.listeners.is_empty() && (this.admin.is_some() || !wants_admin)).then_some(())
         });
@@ -62,6 +64,11 @@ impl Binary {
     /// Where clients connect.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listeners[0]
+    }
+
+    /// Where clients connect over TLS.
+    pub(crate) fn secure_address(&self) -> SocketAddr {
+        self.secure[0]
     }
 
     /// A new client.

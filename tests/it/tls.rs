@@ -1,0 +1,406 @@
+//! TLS as clients and backends meet it: versions, ALPN, certificates by name, client certificates, certificates that
+//! change while connections come, and TLS towards backends (for which another balancer stands).
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use evenkeel::config::{
+    BackendPlan, BackendTlsPlan, CertificatePlan, ListenerTlsPlan, Protocol, Secret, TlsVersion, WhenUnhealthy,
+};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned};
+
+use crate::support::*;
+
+/// A certificate authority of the test's own, and the folder that its files are in.
+struct Authority {
+    folder: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test authority");
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { folder, certificate: certificate.der().clone(), issuer: Issuer::new(params, key) }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// Signs a certificate for these names and puts it in `FILE.pem` and `FILE.key`.
+    fn sign(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertificatePlan {
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, file);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (cert_file, key_file) = (self.path(&format!("{file}.pem")), self.path(&format!("{file}.key")));
+        write(&key_file, &key.serialize_pem());
+        write(&cert_file, &certificate.pem());
+        CertificatePlan { cert: cert_file, key: Secret::File(key_file) }
+    }
+
+    fn listener(&self, certificates: Vec<CertificatePlan>) -> ListenerTlsPlan {
+        ListenerTlsPlan { certificates, client_ca: None, subject_header: None, min_version: TlsVersion::V12 }
+    }
+
+    /// A client that trusts this authority.
+    fn client(&self) -> Client {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        Client { roots, versions: rustls::ALL_VERSIONS, alpn: &["http/1.1"], certificate: None }
+    }
+}
+
+/// In one piece, as one replaces certificates.
+fn write(path: &Path, text: &str) {
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, text).unwrap();
+    std::fs::rename(&draft, path).unwrap();
+}
+
+/// What a client brings.
+#[derive(Clone)]
+struct Client {
+    roots: RootCertStore,
+    versions: &'static [&'static rustls::SupportedProtocolVersion],
+    alpn: &'static [&'static str],
+    certificate: Option<CertificatePlan>,
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+impl Client {
+    fn config(&self) -> ClientConfig {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(self.versions).unwrap();
+        let builder = builder.with_root_certificates(self.roots.clone());
+        let mut config = match &self.certificate {
+            None => builder.with_no_client_auth(),
+            Some(plan) => {
+                let key = PrivateKeyDer::from_pem_slice(&plan.key.read().unwrap()).unwrap();
+                let chain = CertificateDer::pem_file_iter(&plan.cert).unwrap().collect::<Result<_, _>>().unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
+    }
+
+    fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<Stream> {
+        self.connect_with(&Arc::new(self.config()), address, name)
+    }
+
+    fn connect_with(&self, config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> std::io::Result<Stream> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
+        let mut socket = TcpStream::connect(address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        Ok(StreamOwned::new(connection, socket))
+    }
+}
+
+/// `GET path`, `Connection: close`; all that comes back, which must end with close_notify.
+fn get(stream: &mut Stream, host: &str, path: &str) -> std::io::Result<String> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nX-Client-Subject: CN=forged\r\nX_Client-Subject: CN=forged\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// A balancer with TLS before one backend that says who it is.
+fn secure(authority: &Authority, backend: &TestBackend, change: impl FnOnce(&mut ListenerTlsPlan)) -> TestProxy {
+    let mut tls = authority.listener(vec![
+        authority.sign("first", &["first.test"], |_| {}),
+        authority.sign("wild", &["*.wild.test", "exact.other.test"], |_| {}),
+    ]);
+    change(&mut tls);
+    Setup::new(&[backend]).logged().listener(|listener| listener.tls = Some(tls)).start()
+}
+
+fn leaf_name(stream: &Stream) -> String {
+    let leaf = stream.conn.peer_certificates().unwrap()[0].to_vec();
+    evenkeel::tls::x509::Certificate::parse(&leaf).unwrap().subject
+}
+
+#[test]
+fn versions_alpn_and_certificates_by_name() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    let proxy = secure(&authority, &backend, |_| {});
+    let client = authority.client();
+    for (version, known) in
+        [(&rustls::version::TLS12, ProtocolVersion::TLSv1_2), (&rustls::version::TLS13, ProtocolVersion::TLSv1_3)]
+    {
+        let versions: &'static [_] = Box::leak(Box::new([version]));
+        let mut stream = Client { versions, ..client.clone() }.connect(proxy.address, "first.test").unwrap();
+        assert_eq!(stream.conn.protocol_version(), Some(known));
+        let answer = get(&mut stream, "first.test", "/").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{answer}");
+    }
+    let group = |stream: &Stream| stream.conn.negotiated_key_exchange_group().unwrap().name();
+    let stream = client.connect(proxy.address, "first.test").unwrap();
+    assert_eq!(group(&stream), rustls::NamedGroup::X25519MLKEM768);
+
+    for (name, subject) in [("first.test", "first"), ("A.wild.test", "wild"), ("exact.other.test", "wild")] {
+        let stream = client.connect(proxy.address, name).unwrap();
+        assert_eq!(leaf_name(&stream), format!("CN={subject}"), "{name}");
+    }
+    // An unknown name is shown the first certificate, which its client then refuses.
+    let error = client.connect(proxy.address, "a.b.wild.test").unwrap_err();
+    assert!(
+        error.to_string().contains("NotValidForName") || error.to_string().contains("not valid for name"),
+        "{error}"
+    );
+
+    let alpn = |alpn: &'static [&'static str]| {
+        let stream = Client { alpn, ..client.clone() }.connect(proxy.address, "first.test");
+        stream.map(|stream| stream.conn.alpn_protocol().map(<[u8]>::to_vec))
+    };
+    assert_eq!(alpn(&["h2", "http/1.1"]).unwrap().as_deref(), Some(&b"h2"[..]));
+    assert_eq!(alpn(&["http/1.1"]).unwrap().as_deref(), Some(&b"http/1.1"[..]));
+    assert_eq!(alpn(&[]).unwrap(), None);
+    let error = alpn(&["spdy/3"]).unwrap_err();
+    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+
+    let sent = backend.requests();
+    assert!(sent.iter().all(|request| request.field("x-forwarded-proto") == Some("https")), "{sent:?}");
+    assert!(proxy.metric("evenkeel_tls_handshakes_total", &[("result", "ok")]) >= 8.0);
+    assert!(proxy.metric("evenkeel_tls_handshakes_total", &[("result", "failed")]) >= 1.0);
+    let expiry = proxy.metric("evenkeel_tls_certificate_expiry_timestamp_seconds", &[]);
+    assert!(expiry > 2.0 * 1.8e9, "two files, each with the date of its end: {expiry}");
+}
+
+#[test]
+fn sessions_are_resumed_and_silent_clients_are_cut() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    let certificate = authority.sign("first", &["first.test"], |_| {});
+    let tls = authority.listener(vec![certificate]);
+    let proxy = Setup::new(&[&backend])
+        .listener(|listener| {
+            listener.tls = Some(tls);
+            listener.tls_handshake_timeout = std::time::Duration::from_secs(1);
+        })
+        .start();
+    let client = authority.client();
+    let config = Arc::new(client.config());
+    let kinds: Vec<_> = (0..3)
+        .map(|_| {
+            let mut stream = client.connect_with(&config, proxy.address, "first.test").unwrap();
+            get(&mut stream, "first.test", "/").unwrap();
+            stream.conn.handshake_kind().unwrap()
+        })
+        .collect();
+    assert_eq!(kinds[1..], [rustls::HandshakeKind::Resumed, rustls::HandshakeKind::Resumed], "{kinds:?}");
+
+    let mut silent = Raw::connect(proxy.address);
+    let mut slow = Raw::connect(proxy.address);
+    slow.send([0x16, 0x03, 0x01]);
+    silent.assert_closed();
+    slow.assert_closed();
+    assert_eq!(proxy.metric("evenkeel_tls_handshakes_total", &[("result", "timeout")]), 2.0);
+}
+
+#[test]
+fn client_certificates() {
+    let (authority, backend, stranger) = (Authority::new(), TestBackend::saying("hello"), Authority::new());
+    let ca = authority.path("ca.pem");
+    let guarded = |plan: &mut evenkeel::config::ListenerPlan| plan.guarded_headers = vec!["x-client-subject".into()];
+    let mut tls = authority.listener(vec![authority.sign("first", &["first.test"], |_| {})]);
+    tls.client_ca = Some(ca);
+    tls.subject_header = Some("x-client-subject".to_owned());
+    let proxy = Setup::new(&[&backend])
+        .logged()
+        .listener(|listener| {
+            listener.tls = Some(tls);
+            guarded(listener);
+        })
+        .start();
+    let alice =
+        authority.sign("alice", &[], |params| params.distinguished_name.push(DnType::OrganizationName, "Acme, Inc"));
+    let known = Client { certificate: Some(alice), ..authority.client() };
+    for versions in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13][..]] {
+        let versions: &'static [_] = Box::leak(versions.to_vec().into_boxed_slice());
+        let mut stream = Client { versions, ..known.clone() }.connect(proxy.address, "first.test").unwrap();
+        assert!(get(&mut stream, "first.test", "/").unwrap().ends_with("hello"));
+    }
+    let requests = backend.requests();
+    for request in &requests {
+        let subjects: Vec<_> = request
+            .fields
+            .iter()
+            .filter(|(name, _)| name.to_lowercase().replace('_', "-") == "x-client-subject")
+            .collect();
+        assert_eq!(subjects.len(), 1, "{request:?}");
+        assert_eq!(subjects[0].1, "O=Acme\\, Inc,CN=alice");
+    }
+    assert!(proxy.log(2).iter().all(|line| line["subject"] == "O=Acme\\, Inc,CN=alice"), "{:?}", proxy.log(2));
+
+    let mallory = Client { certificate: Some(stranger.sign("mallory", &[], |_| {})), ..authority.client() };
+    let expired = authority.sign("late", &[], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let late = Client { certificate: Some(expired), ..authority.client() };
+    for (who, client) in [("without", authority.client()), ("of another CA", mallory), ("expired", late)] {
+        for versions in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13][..]] {
+            let versions: &'static [_] = Box::leak(versions.to_vec().into_boxed_slice());
+            let tried = Client { versions, ..client.clone() }.connect(proxy.address, "first.test");
+            let answered = tried.and_then(|mut stream| get(&mut stream, "first.test", "/"));
+            assert!(answered.is_err(), "{who}: {answered:?}");
+        }
+    }
+    assert_eq!(backend.count(), 2);
+}
+
+/// A balancer with TLS in front of `backend`, for another balancer to speak to.
+fn far(authority: &Authority, backend: &TestBackend, http2: bool, client_ca: Option<PathBuf>) -> TestProxy {
+    let mut tls = authority.listener(vec![authority.sign("far", &["far.test"], |_| {})]);
+    tls.client_ca = client_ca;
+    let setup = Setup::new(&[backend]).logged();
+    setup.listener(|listener| (listener.tls, listener.http2.enabled) = (Some(tls), http2)).start()
+}
+
+fn near(far: SocketAddr, protocol: Protocol, tls: Option<BackendTlsPlan>) -> TestProxy {
+    let mut backend = BackendPlan::new("far", evenkeel::config::Address::Ip(far));
+    backend.tls = tls;
+    Setup::at(&[far])
+        .pool(|pool| {
+            (pool.protocol, pool.backends) = (protocol, vec![backend]);
+            pool.retry.attempts = 1;
+            pool.when_unhealthy = WhenUnhealthy::FailOpen;
+        })
+        .start()
+}
+
+fn trusting(authority: &Authority) -> BackendTlsPlan {
+    BackendTlsPlan {
+        server_name: Some("far.test".to_owned()),
+        ca: Some(authority.path("ca.pem")),
+        ..BackendTlsPlan::default()
+    }
+}
+
+#[test]
+fn tls_to_backends_in_every_protocol() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    for (protocol, http2, spoken) in [
+        (Protocol::Https, true, "HTTP/1.1"),
+        (Protocol::H2, true, "HTTP/2.0"),
+        (Protocol::Auto, true, "HTTP/2.0"),
+        (Protocol::Auto, false, "HTTP/1.1"),
+    ] {
+        let far = far(&authority, &backend, http2, None);
+        let near = near(far.address, protocol, Some(trusting(&authority)));
+        for _ in 0..3 {
+            let answer = near.get("/x");
+            assert_eq!((answer.status(), answer.text()), (200, "hello"), "{protocol:?}");
+        }
+        assert_eq!(near.client().post("/x", "body").status(), 200, "{protocol:?}");
+        let report = near.change("POST /api/v1/pools/ai/check", "");
+        assert!(report.text().contains("\"passed\"") || report.text().contains("not checked"), "{}", report.text());
+        assert!(far.log(4).iter().all(|line| line["protocol"] == spoken), "{protocol:?}: {:?}", far.log(4));
+        // Connections are used again.
+        assert_eq!(far.metric("evenkeel_tls_handshakes_total", &[("result", "ok")]), 1.0, "{protocol:?}");
+    }
+}
+
+#[test]
+fn a_backend_that_cannot_be_verified_is_a_502() {
+    let (authority, stranger, backend) = (Authority::new(), Authority::new(), TestBackend::saying("hello"));
+    let far = far(&authority, &backend, true, None);
+    let other_name = BackendTlsPlan { server_name: Some("other.test".to_owned()), ..trusting(&authority) };
+    let own = |tls: &BackendTlsPlan| near(far.address, Protocol::Https, Some(tls.clone())).get("/").status();
+    assert_eq!(own(&trusting(&authority)), 200);
+    assert_eq!(own(&other_name), 502);
+    assert_eq!(own(&trusting(&stranger)), 502);
+    assert_eq!(own(&BackendTlsPlan { ca: None, ..trusting(&authority) }), 502);
+    assert_eq!(own(&BackendTlsPlan { verify: false, ..trusting(&stranger) }), 200);
+}
+
+#[test]
+fn backends_may_ask_for_our_certificate() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    let far = far(&authority, &backend, true, Some(authority.path("ca.pem")));
+    for protocol in [Protocol::Https, Protocol::H2] {
+        let client = authority.sign("balancer", &[], |_| {});
+        let tls = BackendTlsPlan { client: Some(client), ..trusting(&authority) };
+        assert_eq!(near(far.address, protocol, Some(tls)).get("/").status(), 200);
+        assert_eq!(near(far.address, protocol, Some(trusting(&authority))).get("/").status(), 502);
+    }
+    assert!(far.log(2).iter().all(|line| line["subject"] == "CN=balancer"));
+}
+
+/// A hundred certificates, one after the other, while clients come without a pause; then bad ones, which change nothing.
+#[test]
+fn certificates_change_under_load() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    authority.sign("site", &["site.test"], |_| {});
+    let config = Config::new(&[&backend]).text().replace(
+        "[admin]",
+        &format!(
+            "[[listeners]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificates = [{{ cert = \"{0}.pem\", key = \"{0}.key\" }}] }}\n[admin]",
+            authority.path("site").display()
+        ),
+    );
+    let binary = Binary::run(&config);
+    let address = binary.secure_address();
+    let (done, handshakes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let (client, done, count) = (authority.client(), Arc::clone(&done), Arc::clone(&handshakes));
+            std::thread::spawn(move || {
+                while !done.load(SeqCst) {
+                    let mut stream = client.connect(address, "site.test").expect("a handshake");
+                    assert!(get(&mut stream, "site.test", "/").expect("an answer").ends_with("hello"));
+                    count.fetch_add(1, SeqCst);
+                }
+            })
+        })
+        .collect();
+    let reloads = || binary.metric("evenkeel_config_reloads_total", &[("result", "success")]);
+    for round in 1..=100 {
+        authority.sign("site", &["site.test"], |params| {
+            params.distinguished_name.push(DnType::OrganizationName, format!("{round}"))
+        });
+        binary.signal("HUP");
+        until("the reload", || reloads() >= f64::from(round));
+    }
+    let shown = || leaf_name(&authority.client().connect(address, "site.test").unwrap());
+    assert_eq!(shown(), "O=100,CN=site");
+
+    // By the change of the files alone.
+    authority.sign("site", &["site.test"], |params| params.distinguished_name.push(DnType::OrganizationName, "seen"));
+    until("the new certificate", || shown() == "O=seen,CN=site");
+    // A key of another certificate: refused, told, and the old one goes on, by file and by signal.
+    let key = std::fs::read(authority.path("site.key")).unwrap();
+    std::fs::write(authority.path("site.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    until("the refusal", || binary.metric("evenkeel_tls_certificate_reloads_total", &[("result", "failure")]) == 1.0);
+    binary.signal("HUP");
+    until("the refusal", || binary.metric("evenkeel_config_reloads_total", &[("result", "failure")]) == 1.0);
+    assert_eq!(shown(), "O=seen,CN=site");
+    std::fs::write(authority.path("site.key"), key).unwrap();
+    done.store(true, SeqCst);
+    for client in clients {
+        client.join().expect("no client failed");
+    }
+    let log = binary.log();
+    assert!(log.contains("is not the key of"), "{log}");
+    assert!(handshakes.load(SeqCst) > 100, "{handshakes:?}");
+}
