@@ -29,6 +29,8 @@ FROM ${RUN_IMAGE}
 RUN useradd --system --uid 10001 --home-dir /var/lib/evenkeel --create-home --shell /usr/sbin/nologin evenkeel \
     && mkdir -p /etc/evenkeel
 COPY --from=build /src/target/release/evenkeel /usr/local/bin/evenkeel
+# The CAs that backends over TLS are verified with.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY LICENSE-APACHE LICENSE-MIT /usr/share/doc/evenkeel/
 USER 10001:10001
 WORKDIR /var/lib/evenkeel

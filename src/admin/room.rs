@@ -111,6 +111,8 @@ pub struct Listening {
     pub connections: u64,
     /// TLS handshakes: done, failed, out of time; `None`: plain.
     pub handshakes: Option<[u64; 3]>,
+    /// Connections and requests beyond a client's limit: refused, and only counted.
+    pub limited: [[u64; 2]; 2],
 }
 
 /// A past reload.

@@ -253,6 +253,14 @@ fn process_wide(out: &mut Exposition, snapshot: &Snapshot) {
     for (reason, count) in &snapshot.cut {
         family.sample(&[*reason], *count);
     }
+    let mut family = out.family(&families::CLIENT_LIMITED);
+    for listening in &snapshot.listeners {
+        for (action, counts) in ["refused", "dry_run"].into_iter().zip(listening.limited) {
+            for (limit, count) in ["connections", "requests"].into_iter().zip(counts) {
+                family.sample(&[&listening.address.to_string(), limit, action], count);
+            }
+        }
+    }
     let mut family = out.family(&families::TLS_HANDSHAKES);
     for listening in &snapshot.listeners {
         for (result, count) in ["ok", "failed", "timeout"].into_iter().zip(listening.handshakes.unwrap_or_default()) {

@@ -39,6 +39,7 @@ impl ControlRoom for Room {
                 scheme: "http",
                 connections: 4,
                 handshakes: None,
+                limited: [[0; 2]; 2],
             }],
             workers: vec![3, 1],
             overrides: vec![json!({ "key": "pools.p.strategy" })],

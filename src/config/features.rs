@@ -21,15 +21,12 @@ struct Missing {
 /// When a key counts as switched on.
 enum On {
     Written,
-    True,
     /// Not an empty text or list.
     NotEmpty,
 }
 
 /// Remove a line when its feature is built.
 const MISSING: &[Missing] = &[
-    Missing { key: "listeners[].limits", on: On::Written, feature: "limits" },
-    Missing { key: "listeners[].proxy_protocol", on: On::True, feature: "proxy_protocol" },
     Missing { key: "pools.NAME.shadow", on: On::NotEmpty, feature: "shadow" },
     Missing { key: "pools.NAME.rl.guardrail", on: On::Written, feature: "rl.guardrail" },
 ];
@@ -76,7 +73,6 @@ impl On {
     fn holds(&self, value: &DeValue<'_>) -> bool {
         match self {
             Self::Written => true,
-            Self::True => value.as_bool() == Some(true),
             Self::NotEmpty => {
                 value.as_str().is_some_and(|text| !text.is_empty())
                     || value.as_array().is_some_and(|list| !list.is_empty())
@@ -88,7 +84,6 @@ impl On {
         let key = path.rsplit('.').next().unwrap_or(path);
         match self {
             Self::Written | Self::NotEmpty => format!("leave `{key}` out"),
-            Self::True => format!("leave `{key}` at false"),
         }
     }
 }
@@ -107,7 +102,6 @@ mod tests {
         let known = known.unwrap_or_else(|| panic!("{} is no key", missing.key));
         match (&missing.on, known.kind) {
             (On::Written, _) => (known.written.text().to_owned(), ""),
-            (On::True, _) => ("true".to_owned(), "false"),
             (On::NotEmpty, Kind::List(_)) => ("[\"x\"]".to_owned(), "[]"),
             (On::NotEmpty, _) => ("\"x\"".to_owned(), "\"\""),
         }

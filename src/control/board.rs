@@ -116,6 +116,7 @@ impl ControlRoom for Board {
                 address: *address,
                 scheme: if secure { "https" } else { "http" },
                 connections: shared.connections.load(Relaxed) as u64,
+                limited: shared.clients.counts(),
                 handshakes: secure.then(|| [&tls.done, &tls.failed, &tls.timed_out].map(|count| count.load(Relaxed))),
             }
         };

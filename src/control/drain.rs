@@ -39,6 +39,7 @@ impl Control {
     pub(super) async fn drain(&mut self) -> Summary {
         let plan = self.plan.server.clone();
         self.board.set_phase(Phase::Draining);
+        self.notifier.stopping();
         tracing::info!(delay = ?plan.drain_delay, timeout = ?plan.drain_timeout, "draining");
         if !plan.drain_delay.is_zero() && self.interrupted(tokio::time::sleep(plan.drain_delay)).await {
             return self.end(true);

@@ -13,6 +13,7 @@ mod effective;
 mod leave;
 mod limits;
 mod names;
+mod notify;
 mod overrides;
 mod reload;
 mod runtime;

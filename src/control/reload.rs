@@ -32,7 +32,9 @@ struct Prepared {
 impl Control {
     /// Reads the file again and puts it in force, or says why not.
     pub(super) async fn reload(&mut self, answer: Option<oneshot::Sender<Result<ReloadDone, Refused>>>) {
+        self.notifier.reloading();
         let outcome = self.try_reload().await;
+        self.notifier.ready();
         let applied = outcome.is_ok();
         let errors = match &outcome {
             Ok(done) => {

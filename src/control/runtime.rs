@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::certificates::Certificates;
 use super::effective::{Resolved, effective};
+use super::notify::Notifier;
 use super::overrides::Overrides;
 use super::{Board, Order, Summary, leave, names, signals, state};
 use crate::admin::{self, AdminState, Phase};
@@ -89,6 +90,8 @@ pub struct Control {
     pub(super) overrides: Overrides,
     /// The tasks that look after each pool, by its name.
     pub(super) keepers: HashMap<Arc<str>, Vec<JoinHandle<()>>>,
+    /// What systemd is told.
+    pub(super) notifier: Notifier,
     /// What was seen of certificate files.
     pub(super) certificates: Certificates,
 }
@@ -126,6 +129,7 @@ impl Control {
             resolved: HashMap::new(),
             overrides: Overrides::default(),
             keepers: HashMap::new(),
+            notifier: if parts.signals { Notifier::from_environment() } else { Notifier::default() },
             certificates: Certificates::default(),
         };
         let pools = control.shared.routing.load().pools.clone();
@@ -142,6 +146,7 @@ impl Control {
             control.open(plan, sockets, tls)?;
         }
         control.show_listeners();
+        control.show_certificates();
         let (ended, admin_ended) = tokio::sync::oneshot::channel::<()>();
         let admin = match parts.admin {
             Some((socket, state)) => {
@@ -160,6 +165,7 @@ impl Control {
         if let Some(ready) = parts.ready {
             ready();
         }
+        control.notifier.ready();
         let summary = control.obey().await;
         tracing::info!(cut = summary.cut, "{summary}");
         drop(ended);
@@ -185,6 +191,7 @@ impl Control {
                 },
                 _ = housekeeping.tick() => {
                     self.metrics.panics.absolute(crate::telemetry::panics::count());
+                    self.notifier.live(&self.census.beats(), clock::now());
                     self.look_at_certificates().await;
                     let due = |pause| clock::now().saturating_duration_since(looked_up) >= pause;
                     if names::pause(&self.plan_of_names()).is_some_and(due) {

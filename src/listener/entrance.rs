@@ -1,9 +1,10 @@
-//! What a connection passes before its first request: the TLS handshake, within `tls_handshake_timeout`.
+//! What a connection passes before its first request: the PROXY header that says who it is, the limit of connections a
+//! client, the TLS handshake. Each has its time.
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::pin;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,7 +13,9 @@ use std::task::Poll;
 use tokio::net::TcpStream;
 
 use super::connection::Entry;
+use super::proxy_protocol;
 use super::worker::Listening;
+use crate::config::ListenerPlan;
 use crate::proxy::Downstream;
 use crate::tls::{self, HandshakeGate, Server};
 use crate::upstream::Stream;
@@ -31,21 +34,64 @@ pub(super) async fn pass(
     gate: &HandshakeGate,
     entry: &Entry,
 ) -> Option<Admitted> {
-    let plan = listening.shared.plan.load_full();
-    let Some(server) = listening.shared.tls.load_full() else {
-        let downstream = Downstream::new(peer.ip(), false, plan);
-        return Some(Admitted { stream: Stream::Plain(stream), downstream });
+    let shared = &listening.shared;
+    let plan = shared.plan.load_full();
+    let mut client = peer.ip();
+    if plan.proxy_protocol {
+        // Boxed, as the handshake is: other connections have no such thing.
+        let named = Box::pin(introduced(&stream, client, &plan, entry)).await;
+        client = named.inspect_err(|error| tracing::debug!(%peer, "PROXY header: {error}")).ok()?;
+    }
+    let counted = match &plan.limits {
+        // A proxy that is trusted has connections for many clients; their requests are counted each.
+        Some(limits) if !is_trusted(&plan, client) => Some(shared.clients.connect(limits, client)?),
+        Some(_) | None => None,
     };
-    entry.deadline.arm(plan.tls_handshake_timeout);
-    // Boxed: what a handshake needs is gone when it is over, and plain connections never have it.
-    let shaken = Box::pin(shake(stream, server, listening, gate, entry)).await;
-    entry.deadline.disarm();
-    let stream = shaken.inspect_err(|error| tracing::debug!(%peer, "TLS handshake: {error}")).ok()?;
-    let mut downstream = Downstream::new(peer.ip(), true, plan);
+    let (stream, secure) = match shared.tls.load_full() {
+        None => (Stream::Plain(stream), false),
+        Some(server) => {
+            entry.deadline.arm(plan.tls_handshake_timeout);
+            // Boxed: what a handshake needs is gone when it is over.
+            let shaken = Box::pin(shake(stream, server, listening, gate, entry)).await;
+            entry.deadline.disarm();
+            (shaken.inspect_err(|error| tracing::debug!(%peer, "TLS handshake: {error}")).ok()?, true)
+        }
+    };
+    let limited = plan.limits.is_some();
+    let mut downstream = Downstream::new(client, secure, plan);
     if let Stream::Tls(tls) = &stream {
         downstream.subject = tls::subject(tls);
     }
+    if limited {
+        downstream.clients = Some(Arc::clone(&shared.clients));
+        downstream.counted = counted;
+    }
     Some(Admitted { stream, downstream })
+}
+
+fn is_trusted(plan: &ListenerPlan, peer: IpAddr) -> bool {
+    plan.trusted_proxies.iter().any(|range| range.contains(peer))
+}
+
+/// Who the proxy in front says has connected to it.
+async fn introduced(stream: &TcpStream, peer: IpAddr, plan: &ListenerPlan, entry: &Entry) -> io::Result<IpAddr> {
+    if !is_trusted(plan, peer) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is not one of trusted_proxies"));
+    }
+    entry.deadline.arm(plan.header_timeout);
+    let named = within(entry, pin!(proxy_protocol::read(stream))).await;
+    entry.deadline.disarm();
+    Ok(named?.unwrap_or(peer))
+}
+
+/// What comes of `work`, unless the connection's deadline passes first.
+async fn within<T>(entry: &Entry, mut work: Pin<&mut impl Future<Output = io::Result<T>>>) -> io::Result<T> {
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(done),
+        Poll::Pending if entry.deadline.poll_passed(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 async fn shake(
@@ -56,24 +102,12 @@ async fn shake(
     entry: &Entry,
 ) -> io::Result<Stream> {
     let counts = &listening.shared.handshakes;
-    let mut handshake = pin!(tls::accept(&server, stream, gate));
-    let done = poll_fn(|cx| match handshake.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if entry.deadline.poll_passed(cx) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    });
-    match done.await {
-        Some(Ok(stream)) => {
-            counts.done.fetch_add(1, Relaxed);
-            Ok(Stream::Tls(Box::new(stream.into())))
-        }
-        Some(Err(error)) => {
-            counts.failed.fetch_add(1, Relaxed);
-            Err(error)
-        }
-        None => {
-            counts.timed_out.fetch_add(1, Relaxed);
-            Err(io::ErrorKind::TimedOut.into())
-        }
-    }
+    let shaken = within(entry, pin!(tls::accept(&server, stream, gate))).await;
+    let count = match &shaken {
+        Ok(_) => &counts.done,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => &counts.timed_out,
+        Err(_) => &counts.failed,
+    };
+    count.fetch_add(1, Relaxed);
+    Ok(Stream::Tls(Box::new(shaken?.into())))
 }

@@ -2,7 +2,7 @@
 //!
 //! [`worker`] is one thread with a `current_thread` runtime, its own `SO_REUSEPORT` sockets and its own [`Proxy`]
 //! (idle upstream connections included): nothing is shared on the path but atomics and snapshots. [`accept`] takes
-//! connections, [`entrance`] lets them in (TLS), [`connection`] serves one of them with hyper, [`io`] is the socket as hyper sees it.
+//! connections, [`entrance`] lets them in (PROXY header, limits, TLS), [`connection`] serves one of them with hyper, [`io`] is the socket as hyper sees it.
 //!
 //! [`Proxy`]: crate::proxy::Proxy
 
@@ -11,6 +11,7 @@ mod connection;
 mod entrance;
 mod http2;
 mod io;
+pub mod proxy_protocol;
 mod shared;
 mod socket;
 mod worker;

@@ -1,10 +1,12 @@
 //! One listener as all workers share it; the control plane replaces its parts.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::config::ListenerPlan;
+use crate::proxy::ClientTable;
 use crate::tls;
 
 /// A listener's settings and counts.
@@ -18,6 +20,8 @@ pub struct ListenerShared {
     pub connections: AtomicUsize,
     /// TLS handshakes by how they ended.
     pub handshakes: tls::Counts,
+    /// What each client has taken, where there are limits.
+    pub clients: Arc<ClientTable>,
 }
 
 impl ListenerShared {
@@ -28,6 +32,7 @@ impl ListenerShared {
             tls: ArcSwapOption::from_pointee(tls),
             connections: AtomicUsize::new(0),
             handshakes: tls::Counts::default(),
+            clients: Arc::default(),
         }
     }
 }

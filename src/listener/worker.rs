@@ -6,8 +6,8 @@ use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::thread::JoinHandle;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -59,12 +59,15 @@ pub struct Census {
     workers: Box<[AtomicUsize]>,
     /// Idle upstream connections are counted by the control plane's question, open ones here.
     most: usize,
+    /// Sweeps of each worker so far: one that stands still does not count on.
+    beats: Box<[AtomicU64]>,
 }
 
 impl Census {
     /// For `workers` workers that together hold at most `most` connections.
     pub fn new(workers: usize, most: usize) -> Arc<Self> {
-        Arc::new(Self { workers: (0..workers).map(|_| AtomicUsize::new(0)).collect(), most })
+        let beats = (0..workers).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { workers: (0..workers).map(|_| AtomicUsize::new(0)).collect(), most, beats })
     }
 
     /// Connections in all.
@@ -79,6 +82,17 @@ impl Census {
     /// Connections of each worker.
     pub fn per_worker(&self) -> Vec<usize> {
         self.workers.iter().map(|count| count.load(Relaxed)).collect()
+    }
+
+    /// How often each worker has looked at its deadlines: proof that it goes on.
+    pub fn beats(&self) -> Vec<u64> {
+        self.beats.iter().map(|count| count.load(Relaxed)).collect()
+    }
+
+    fn beat(&self, worker: usize) {
+        if let Some(count) = self.beats.get(worker) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     fn enter(&self, worker: usize) {
@@ -194,7 +208,10 @@ impl Worker {
 impl WorkerState {
     async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Command>) {
         let sweeper = Rc::clone(&self);
-        tokio::task::spawn_local(clock::run_sweep(move || sweeper.proxy.sweep()));
+        tokio::task::spawn_local(clock::run_sweep(move || {
+            sweeper.proxy.sweep();
+            sweeper.census.beat(sweeper.index);
+        }));
         while let Some(command) = inbox.recv().await {
             match command {
                 Command::Listen { id, socket, shared } => self.listen(id, socket, shared),

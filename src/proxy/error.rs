@@ -28,6 +28,8 @@ pub enum Refusal {
     HeadTooLarge,
     /// The client was too slow.
     RequestTimeout,
+    /// The client sends more requests than it may; come again in so many seconds.
+    TooManyRequests(u64),
     /// The backend could not be reached, or broke off.
     BackendFailed,
     /// The backend was too slow.
@@ -70,6 +72,7 @@ impl Refusal {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BackendFailed => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::NoBackend(_) | Self::QueueFull(_) | Self::QueueTimeout(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -91,7 +94,8 @@ impl Refusal {
             | Self::BodyTooLarge
             | Self::TargetTooLong
             | Self::HeadTooLarge
-            | Self::RequestTimeout => End::Rejected,
+            | Self::RequestTimeout
+            | Self::TooManyRequests(_) => End::Rejected,
         }
     }
 
@@ -109,6 +113,9 @@ impl Refusal {
             Self::TargetTooLong => (CLIENT, "uri_too_long", "the request target is longer than allowed"),
             Self::HeadTooLarge => (CLIENT, "headers_too_large", "the request head is larger than allowed"),
             Self::RequestTimeout => (CLIENT, "request_timeout", "the request came too slowly"),
+            Self::TooManyRequests(_) => {
+                ("rate_limit_error", "too_many_requests", "this client sends too many requests")
+            }
             Self::BackendFailed => (SERVER, "backend_failed", "the backend could not answer"),
             Self::BackendTimeout => (SERVER, "backend_timeout", "the backend did not answer in time"),
             Self::NoBackend(_) => (SERVER, "no_backend", "no backend is available"),
@@ -154,7 +161,10 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            Self::NoBackend(after) | Self::QueueFull(after) | Self::QueueTimeout(after) => {
+            Self::NoBackend(after)
+            | Self::QueueFull(after)
+            | Self::QueueTimeout(after)
+            | Self::TooManyRequests(after) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(after.max(1)));
             }
             Self::MethodNotAllowed => {

@@ -74,7 +74,7 @@ impl Proxy {
         &self,
         order: &Order<'_>,
         lease: &Lease,
-        mut body: Option<RequestBody<B>>,
+        mut body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
     ) -> Result<Answer<B>, FailedAttempt<B>>
     where

@@ -10,6 +10,7 @@ mod error;
 mod forward;
 pub mod framing;
 pub mod headers;
+mod limits;
 mod meter;
 mod orca;
 pub mod peek;
@@ -21,6 +22,7 @@ mod upgrade;
 
 pub use body::{ProxyBody, RequestBody};
 pub use error::Refusal;
+pub use limits::{ClientConnection, ClientTable};
 pub use route::{Found, Model, Route, Routing};
 pub use upgrade::Tunnel;
 
@@ -198,6 +200,10 @@ pub struct Downstream {
     pub secure: bool,
     /// The subject of the client's certificate, where one was asked for.
     pub subject: Option<Box<str>>,
+    /// What each client has taken, where the listener has limits.
+    pub clients: Option<Arc<ClientTable>>,
+    /// Its place in the client's count of connections.
+    pub counted: Option<ClientConnection>,
     /// The listener's limits.
     pub listener: Arc<ListenerPlan>,
     /// Requests being served on it now.
@@ -229,6 +235,8 @@ impl Downstream {
             trusted,
             secure,
             subject: None,
+            clients: None,
+            counted: None,
             listener,
             busy: Cell::new(0),
             uploads: Cell::new(0),

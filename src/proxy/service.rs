@@ -124,7 +124,7 @@ impl Proxy {
         let may_repeat = retry::is_idempotent(&story.head.method) || plan.retry.non_idempotent;
         // A backend can refuse a stream, or leave politely, when the body is on its way: it has done nothing then, and
         // any request may go elsewhere.
-        let may_be_refused = matches!(plan.protocol, Protocol::H2c | Protocol::H2);
+        let may_be_refused = matches!(plan.protocol, Protocol::H2c | Protocol::H2 | Protocol::Auto);
         let may_follow = may_be_refused || (may_repeat && plan.retry.attempts > 1);
         let most_kept = if may_follow { plan.retry.max_replay } else { 0 };
         if let Some(body) = &mut body {
@@ -249,6 +249,9 @@ fn check(story: &mut Story, downstream: &Downstream) -> Result<Framed, Refusal> 
         && let Some(host) = story.head.headers.get(header::HOST)
     {
         *downstream.host.borrow_mut() = HeaderValue::from_bytes(host.as_bytes()).ok();
+    }
+    if let (Some(clients), Some(limits)) = (&downstream.clients, &downstream.listener.limits) {
+        clients.request(limits, story.client, story.arrived).map_err(Refusal::TooManyRequests)?;
     }
     framing::one_hop_less(&mut story.head);
     Ok(framed)

@@ -310,7 +310,7 @@ fn tls_to_backends_in_every_protocol() {
         let near = near(far.address, protocol, Some(trusting(&authority)));
         for _ in 0..3 {
             let answer = near.get("/x");
-            assert_eq!((answer.status(), answer.text()), (200, "hello"), "{protocol:?}");
+            assert_eq!((answer.status(), answer.text().as_str()), (200, "hello"), "{protocol:?}");
         }
         assert_eq!(near.client().post("/x", "body").status(), 200, "{protocol:?}");
         let report = near.change("POST /api/v1/pools/ai/check", "");
@@ -403,4 +403,164 @@ fn certificates_change_under_load() {
     let log = binary.log();
     assert!(log.contains("is not the key of"), "{log}");
     assert!(handshakes.load(SeqCst) > 100, "{handshakes:?}");
+}
+
+/// What openssl and curl make of it, in every combination that people use.
+#[test]
+fn openssl_and_curl() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    let open = secure(&authority, &backend, |_| {});
+    let ca = authority.path("ca.pem").display().to_string();
+    let closed = secure(&authority, &backend, |tls| tls.client_ca = Some(authority.path("ca.pem")));
+    let stranger = Authority::new();
+    let (alice, mallory) = (authority.sign("alice", &[], |_| {}), stranger.sign("mallory", &[], |_| {}));
+    let shown = |plan: &CertificatePlan| {
+        let Secret::File(key) = &plan.key else { panic!("a file") };
+        [plan.cert.display().to_string(), key.display().to_string()]
+    };
+
+    let curl = |address: SocketAddr, name: &str, arguments: &[&str]| {
+        let (resolve, url) =
+            (format!("{name}:{}:127.0.0.1", address.port()), format!("https://{name}:{}/", address.port()));
+        let mut command = std::process::Command::new("curl");
+        command.args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "60",
+            "--noproxy",
+            "*",
+            "--cacert",
+            &ca,
+            "--resolve",
+            &resolve,
+        ]);
+        command.args(["--write-out", " %{http_version} %{ssl_verify_result}"]).args(arguments).arg(&url);
+        crate::tools::tool(&mut command, "").map(|output| {
+            (
+                output.status.success(),
+                String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+            )
+        })
+    };
+    for version in ["--tlsv1.2 --tls-max 1.2", "--tlsv1.3"] {
+        for (http, spoken) in [("--http1.1", "1.1"), ("--http2", "2")] {
+            let arguments: Vec<_> = version.split(' ').chain([http]).collect();
+            for name in ["first.test", "a.wild.test", "exact.other.test"] {
+                let Some(done) = curl(open.address, name, &arguments) else { return };
+                assert_eq!(done, (true, format!("hello {spoken} 0")), "{arguments:?} {name}");
+            }
+            let [cert, key] = shown(&alice);
+            let with = |extra: &[&str]| curl(closed.address, "first.test", &[&arguments[..], extra].concat()).unwrap();
+            assert_eq!(with(&["--cert", &cert, "--key", &key]), (true, format!("hello {spoken} 0")), "{arguments:?}");
+            let [cert, key] = shown(&mallory);
+            assert!(!with(&["--cert", &cert, "--key", &key]).0, "{arguments:?}");
+            assert!(!with(&[]).0, "{arguments:?}");
+        }
+    }
+    assert!(!curl(open.address, "b.a.wild.test", &[]).unwrap().0, "no certificate is for this name");
+
+    let openssl = |address: SocketAddr, arguments: &[&str]| {
+        let mut command = std::process::Command::new("openssl");
+        command.args(["s_client", "-connect", &address.to_string(), "-CAfile", &ca, "-brief"]).args(arguments);
+        crate::tools::tool(&mut command, "").map(|output| String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let Some(modern) = openssl(open.address, &["-servername", "x.wild.test", "-verify_hostname", "x.wild.test"]) else {
+        return;
+    };
+    assert!(modern.contains("Protocol version: TLSv1.3") && modern.contains("Verification: OK"), "{modern}");
+    let older = openssl(open.address, &["-tls1_2", "-servername", "first.test", "-alpn", "h2,http/1.1"]).unwrap();
+    assert!(older.contains("Protocol version: TLSv1.2") && older.contains("ECDHE"), "{older}");
+    for refused in [&["-tls1_1"][..], &["-tls1_2", "-cipher", "AES128-SHA:AES256-GCM-SHA384"], &["-alpn", "spdy/3"]] {
+        let said = openssl(open.address, refused).unwrap();
+        assert!(!said.contains("CONNECTION ESTABLISHED"), "{refused:?}: {said}");
+    }
+}
+
+/// A proxy in front tells who connects; nobody else is believed.
+#[test]
+fn proxy_headers() {
+    let backend = TestBackend::saying("hello");
+    let trusting = |ranges: &[&str]| {
+        let ranges: Vec<_> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let setup = Setup::new(&[&backend]).logged();
+        setup.listener(|listener| (listener.proxy_protocol, listener.trusted_proxies) = (true, ranges)).start()
+    };
+    let proxy = trusting(&["127.0.0.0/8", "10.0.0.0/8"]);
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n".to_vec();
+    let first = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n".to_vec();
+    let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x2b".to_vec();
+    second.extend("2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    second.extend([0; 16 + 4]);
+    second.extend([4, 0, 4, 1, 2, 3, 4]); // an extension
+    let behind = b"PROXY TCP4 10.1.1.1 127.0.0.1 4711 80\r\n".to_vec();
+    let own = b"PROXY UNKNOWN\r\n".to_vec();
+    for (header, client) in
+        [(first.clone(), "192.0.2.7"), (second, "2001:db8::7"), (behind, "6.6.6.6"), (own, "6.6.6.6")]
+    {
+        // As one piece, and byte by byte.
+        let mut whole = proxy.client();
+        whole.send([&header[..], &request].concat());
+        assert_eq!(whole.response().status(), 200);
+        let mut slow = proxy.client();
+        header.iter().for_each(|byte| slow.send([*byte]));
+        slow.send(&request);
+        assert_eq!(slow.response().status(), 200);
+        let log = proxy.log(1);
+        assert!(log.iter().rev().take(2).all(|line| line["client"] == client), "{client}: {log:?}");
+        let sent = backend.requests().pop().unwrap();
+        let forwarded = sent.field("x-forwarded-for").unwrap();
+        assert!(
+            forwarded.ends_with(client) || client == "6.6.6.6" && forwarded.starts_with("6.6.6.6, "),
+            "{forwarded}"
+        );
+    }
+    let before = backend.count();
+    for bad in [request.clone(), b"PROXY TCP4 x y 1 2\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec()] {
+        let mut client = proxy.client();
+        let _ = client.try_send(&bad);
+        client.assert_closed();
+    }
+    let distrustful = trusting(&["10.0.0.0/8"]);
+    let mut client = distrustful.client();
+    let _ = client.try_send([&first[..], &request].concat());
+    client.assert_closed();
+    assert_eq!(backend.count(), before);
+}
+
+#[test]
+fn one_client_may_take_only_so_much() {
+    let backend = TestBackend::saying("hello");
+    let limited = |connections, rps, dry_run| {
+        let limits =
+            evenkeel::config::ClientLimitsPlan { per_client_connections: connections, per_client_rps: rps, dry_run };
+        Setup::new(&[&backend]).listener(|listener| listener.limits = Some(limits)).start()
+    };
+    let refused = |proxy: &TestProxy, limit: &str, action: &str| {
+        proxy.metric("evenkeel_client_limited_total", &[("limit", limit), ("action", action)])
+    };
+    let proxy = limited(2, 0.0, false);
+    let mut held = [proxy.client(), proxy.client()];
+    assert!(held.iter_mut().all(|client| client.get("/").status() == 200));
+    let mut third = proxy.client();
+    third.assert_closed();
+    assert_eq!(refused(&proxy, "connections", "refused"), 1.0);
+    drop(held);
+    until("room for another", || {
+        let mut client = proxy.client();
+        client.try_send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").is_ok() && matches!(client.try_head(), Ok(Some(_)))
+    });
+
+    let proxy = limited(0, 0.01, false);
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 200);
+    let answer = client.get("/");
+    assert_eq!((answer.status(), answer.field("retry-after")), (429, Some("100")));
+    assert_eq!(client.get("/").status(), 429, "the connection goes on");
+    assert_eq!(refused(&proxy, "requests", "refused"), 2.0);
+
+    let proxy = limited(1, 0.01, true);
+    let mut held = [proxy.client(), proxy.client()];
+    assert!(held.iter_mut().all(|client| client.get("/").status() == 200));
+    assert_eq!((refused(&proxy, "connections", "dry_run"), refused(&proxy, "requests", "dry_run")), (1.0, 1.0));
 }

@@ -25,7 +25,7 @@ fn mock(name: &str) -> Mock {
 }
 
 /// Runs a tool with `input` on stdin; `None`: it is absent, and may be.
-fn tool(command: &mut Command, input: &str) -> Option<Output> {
+pub(crate) fn tool(command: &mut Command, input: &str) -> Option<Output> {
     let program = command.get_program().to_string_lossy().into_owned();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut child) = child else {

@@ -97,6 +97,8 @@ families! {
         "Client connections ended because the client was too slow or spoke no HTTP.";
     UPSTREAM_CONNECTIONS = Gauge "evenkeel_upstream_connections" ["pool", "backend"]
         "Open connections to a backend.";
+    CLIENT_LIMITED = Counter "evenkeel_client_limited_total" ["listener", "limit", "action"]
+        "Connections and requests beyond a client's limit: refused, or counted only by a dry run.";
     TLS_HANDSHAKES = Counter "evenkeel_tls_handshakes_total" ["listener", "result"]
         "TLS handshakes with clients by how they ended.";
     TLS_CERTIFICATE_RELOADS = Counter "evenkeel_tls_certificate_reloads_total" ["result"]
