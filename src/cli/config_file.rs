@@ -52,7 +52,8 @@ pub(super) fn examine(path: &Path) -> Examined {
     };
     let mut findings = loaded.warnings.clone();
     findings.extend(loaded.preflight());
-    let before: Vec<String> = findings.iter().map(|finding| finding.key.clone()).collect();
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let before: Vec<String> = errors.map(|finding| finding.key.clone()).collect();
     for fault in tls::examine(&loaded.plan) {
         // A file that is not there at all has been told of.
         if !before.contains(&fault.key) {

@@ -112,7 +112,10 @@ impl Control {
         let loaded = Loaded::from_file(source).map_err(|errors| faults(errors.all()))?;
         let mut findings = loaded.preflight();
         for fault in tls::examine(&loaded.plan) {
-            findings.push(loaded.finding(&fault.key, fault.message, fault.hint, fault.severity));
+            // A file that is not there at all has been told of.
+            if !findings.iter().any(|told| told.key == fault.key && told.severity == Severity::Error) {
+                findings.push(loaded.finding(&fault.key, fault.message, fault.hint, fault.severity));
+            }
         }
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
             return Err(faults(&findings));
@@ -158,7 +161,7 @@ impl Control {
     /// Nothing here can fail.
     async fn commit(&mut self, prepared: Prepared) {
         let now = clock::now();
-        let Prepared { plan, sockets, listeners_tls, mut pools_tls, access_log, token } = prepared;
+        let Prepared { plan, sockets, mut listeners_tls, mut pools_tls, access_log, token } = prepared;
         let present = self.shared.routing.load_full();
         let mut fresh = Vec::new();
         let mut pools = Vec::with_capacity(plan.pools.len());
@@ -194,7 +197,9 @@ impl Control {
             leave::follow(pool, Vec::new(), None, plan.server.drain_timeout);
         }
         for (listener, sockets) in sockets {
-            if let Err(error) = self.open(listener, sockets, None) {
+            let at = listeners_tls.iter().position(|(address, _)| *address == listener.address);
+            let tls = at.and_then(|at| listeners_tls.swap_remove(at).1);
+            if let Err(error) = self.open(listener, sockets, tls) {
                 tracing::error!("a new listener cannot be used: {error}");
             }
         }

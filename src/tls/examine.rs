@@ -7,7 +7,7 @@ use super::pem::{Half, certified, chain, roots};
 use super::x509::Certificate;
 use super::{Clients, TlsError, WARNING_DAYS};
 use crate::clock;
-use crate::config::{BackendTlsPlan, CertificatePlan, HostMatch, ListenerTlsPlan, Plan, Severity, show_duration};
+use crate::config::{BackendTlsPlan, CertificatePlan, HostMatch, ListenerTlsPlan, Plan, Severity, join_key, show_duration};
 
 /// Something wrong with a certificate, key or CA.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub fn examine(plan: &Plan) -> Vec<Fault> {
         let before = faults.len();
         for (index, backend) in pool.backends.iter().enumerate() {
             if let Some(tls) = &backend.tls {
-                examine_backend(tls, &format!("pools.{}.backends[{index}].tls", pool.name), &mut faults);
+                examine_backend(tls, &format!("{}.backends[{index}].tls", join_key("pools", &pool.name)), &mut faults);
             }
         }
         // What no file shows: the system's roots.
@@ -46,7 +46,7 @@ pub fn examine(plan: &Plan) -> Vec<Fault> {
         {
             let hint = "install the package ca-certificates, or set `ca`";
             faults.push(Fault {
-                key: format!("pools.{}.protocol", pool.name),
+                key: join_key(&join_key("pools", &pool.name), "protocol"),
                 message: error.to_string(),
                 hint,
                 severity: Severity::Error,
@@ -155,4 +155,93 @@ fn stop(key: String, error: &TlsError) -> Fault {
         TlsError::NoRoots(_) | TlsError::Refused(_) => "",
     };
     Fault { key, message: error.to_string(), hint, severity: Severity::Error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BackendPlan, ListenerPlan, RoutePlan, Secret, StrategyKind, TlsVersion};
+    use rcgen::{CertificateParams, KeyPair};
+
+    const DAY: u64 = 24 * 3600;
+
+    fn read(before: i64, after: i64) -> Certificate {
+        let subject = String::new();
+        Certificate { not_before: before, not_after: after, names: Vec::new(), addresses: Vec::new(), subject }
+    }
+
+    #[test]
+    fn what_the_date_makes_of_a_certificate() {
+        let now = 100 * DAY;
+        let told = |before: u64, after: u64| of_this_time(&read(before as i64, after as i64), now).map(|told| told.0);
+        assert_eq!(told(0, 200 * DAY), None);
+        assert_eq!(told(0, now + 14 * DAY), None);
+        assert_eq!(told(0, now + 14 * DAY - 1).as_deref(), Some("expires in 13 days"));
+        assert_eq!(told(0, now + DAY).as_deref(), Some("expires in 1 day"));
+        assert_eq!(told(0, now - 1).as_deref(), Some("has expired today"));
+        assert_eq!(told(0, now - 3 * DAY - 1).as_deref(), Some("has expired 3d ago"));
+        assert_eq!(told(now + 1, 200 * DAY).as_deref(), Some("is not valid yet"));
+    }
+
+    #[test]
+    fn every_fault_is_at_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            std::fs::write(folder.path().join(file), text).unwrap();
+            folder.path().join(file)
+        };
+        let certificate = |file: &str, change: &dyn Fn(&mut CertificateParams)| {
+            let mut params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+            change(&mut params);
+            let key = KeyPair::generate().unwrap();
+            let signed = params.self_signed(&key).unwrap();
+            let cert = write(&format!("{file}.pem"), &signed.pem());
+            CertificatePlan { cert, key: Secret::File(write(&format!("{file}.key"), key.serialize_pem().trim_end())) }
+        };
+        let good = certificate("good", &|_| {});
+        let late = certificate("late", &|params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
+        let early = certificate("early", &|params| params.not_before = rcgen::date_time_ymd(2900, 1, 1));
+        let other = CertificatePlan { cert: good.cert.clone(), key: late.key.clone() };
+        let junk = CertificatePlan { cert: write("junk.pem", "junk"), key: good.key.clone() };
+        let keyless = CertificatePlan { cert: good.cert.clone(), key: Secret::File(write("junk.key", "junk")) };
+        let gone = CertificatePlan { cert: folder.path().join("gone.pem"), key: good.key.clone() };
+
+        let backend = BackendPlan::new("b", "127.0.0.1:1".parse().unwrap());
+        let mut plan = Plan::minimal(([127, 0, 0, 1], 0).into(), StrategyKind::Random, vec![backend]);
+        let tls = |certificates, client_ca| ListenerTlsPlan {
+            certificates,
+            client_ca,
+            subject_header: None,
+            min_version: TlsVersion::V12,
+        };
+        let mut second = ListenerPlan::new(([127, 0, 0, 1], 0).into());
+        plan.listeners[0].tls = Some(tls(vec![good.clone(), late, early], Some(folder.path().join("gone-ca.pem"))));
+        second.tls = Some(tls(vec![other, junk, keyless, gone], None));
+        plan.listeners.push(second);
+        let route = |host| RoutePlan {
+            host: Some(HostMatch::Exact(host)),
+            path_prefix: None,
+            headers: Vec::new(),
+            model: None,
+            max_model_peek: 1,
+            pool: 0,
+        };
+        plan.routes = vec![route("a.test".to_owned()), route("b.test".to_owned())];
+        let found: Vec<_> =
+            examine(&plan).into_iter().map(|fault| (fault.key, fault.message, fault.severity == Severity::Error)).collect();
+        let expected = [
+            ("listeners[0].tls.certificates[1].cert", "has expired", false),
+            ("listeners[0].tls.certificates[2].cert", "is not valid yet", false),
+            ("listeners[0].tls.client_ca", "cannot be read", true),
+            ("routes[1].host", "is for b.test", false),
+            ("listeners[1].tls.certificates[0].key", "is not the key of", true),
+            ("listeners[1].tls.certificates[1].cert", "no certificate in PEM", true),
+            ("listeners[1].tls.certificates[2].key", "no private key in PEM", true),
+            ("listeners[1].tls.certificates[3].cert", "cannot be read", true),
+        ];
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for ((key, message, stops), (at, says, must)) in found.iter().zip(expected) {
+            assert!(key == at && message.contains(says) && *stops == must, "{key}: {message}");
+        }
+    }
 }
