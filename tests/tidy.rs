@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("listener", "proxy upstream tls config telemetry clock"),
     ("proxy", "pool backend upstream tls config telemetry clock"),
     ("health", "pool backend upstream tls config telemetry clock"),
-    ("resources", "pool backend upstream config telemetry clock"),
+    ("resources", "pool backend upstream tls config telemetry clock"),
     ("pool", "balance backend tls config telemetry clock"),
     ("sim", "balance rl backend config"),
     ("balance", "rl backend config"),

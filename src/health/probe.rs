@@ -1,7 +1,8 @@
 //! One question to one backend, over a fresh connection, within the pool's `health.timeout`.
 //!
-//! An HTTP probe is a small `GET` in the protocol that the backend speaks, over TLS where its requests go over TLS. A backend's bytes are hostile here too: the
-//! head is bounded by hyper's buffer, of the body only [`BODY_LIMIT`] bytes are read, and nothing outlives the timeout.
+//! An HTTP probe is a small `GET` in the protocol that the backend speaks, over TLS where its requests go over TLS. A
+//! backend's bytes are hostile here too: the head is bounded by hyper's buffer, of the body only [`BODY_LIMIT`] bytes are
+//! read, and nothing outlives the timeout.
 
 use std::fmt::Display;
 use std::io;

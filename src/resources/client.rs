@@ -11,6 +11,9 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::tls::{Alpn, Connector};
+use crate::upstream::Stream;
+
 /// Bytes of one answer: vLLM's are about 100 KiB, a node exporter's a few hundred.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
@@ -25,7 +28,13 @@ pub(super) struct Client {
 impl Client {
     /// `GET target` at `address`. A kept connection that turns out to be closed is replaced once. Dropping the future
     /// (a timeout) closes the connection.
-    pub(super) async fn get(&mut self, address: SocketAddr, host: &str, target: &str) -> Result<Bytes, String> {
+    pub(super) async fn get(
+        &mut self,
+        address: SocketAddr,
+        host: &str,
+        target: &str,
+        secure: Option<&Connector>,
+    ) -> Result<Bytes, String> {
         if let Some((_, mut sender)) =
             self.open.take().filter(|(known, sender)| *known == address && !sender.is_closed())
             && let Ok(answer) = ask(&mut sender, host, target).await
@@ -35,6 +44,13 @@ impl Client {
         }
         let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
         let _ = stream.set_nodelay(true);
+        let stream = match secure {
+            None => Stream::Plain(stream),
+            Some(connector) => {
+                let shaken = connector.connect(stream, Alpn::Http1).await;
+                Stream::Tls(Box::new(shaken.map_err(|error| format!("TLS handshake: {error}"))?.into()))
+            }
+        };
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         // It ends with its sender; an error reaches whoever asks.
         tokio::spawn(async move { drop(connection.await) });

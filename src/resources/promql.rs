@@ -66,7 +66,7 @@ impl Server {
         let asking = async {
             let (address, host, prefix) = server(&plan.url).await?;
             let target = format!("{prefix}/api/v1/query?query={}", percent_encoded(&filled_in(query, backend)));
-            self.client.get(address, &host, &target).await
+            self.client.get(address, &host, &target, None).await
         };
         let answer = tokio::time::timeout(PATIENCE, asking).await;
         let bytes = answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))?;

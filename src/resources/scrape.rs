@@ -97,7 +97,7 @@ impl Source {
         patience: Duration,
         expiry: Duration,
     ) {
-        let outcome = tokio::time::timeout(patience, self.fetch(backend, port, path)).await;
+        let outcome = tokio::time::timeout(patience, self.fetch(pool, backend, port, path)).await;
         let now = clock::now();
         let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {patience:?}"))).and_then(|page| {
             let text = String::from_utf8_lossy(&page);
@@ -122,7 +122,7 @@ impl Source {
         }
     }
 
-    async fn fetch(&mut self, backend: &Backend, port: Option<u16>, path: &str) -> Result<Bytes, String> {
+    async fn fetch(&mut self, pool: &Pool, backend: &Backend, port: Option<u16>, path: &str) -> Result<Bytes, String> {
         let mut address = backend.endpoint().ok_or("its name has no address")?;
         address.set_port(port.unwrap_or(address.port()));
         let host = match (&backend.address, port) {
@@ -130,7 +130,12 @@ impl Source {
             (Address::Ip(_), Some(_)) => address.to_string(),
             (written, None) => written.to_string(),
         };
-        self.client.get(address, &host, path).await
+        // The API's own port speaks what requests speak; a port for metrics alone is plain.
+        let connector = match port {
+            None => pool.clients().connector(&pool.plan(), &backend.name).map_err(|error| error.to_string())?,
+            Some(_) => None,
+        };
+        self.client.get(address, &host, path, connector.as_ref()).await
     }
 }
 

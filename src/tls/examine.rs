@@ -7,7 +7,9 @@ use super::pem::{Half, certified, chain, roots};
 use super::x509::Certificate;
 use super::{Clients, TlsError, WARNING_DAYS};
 use crate::clock;
-use crate::config::{BackendTlsPlan, CertificatePlan, HostMatch, ListenerTlsPlan, Plan, Severity, join_key, show_duration};
+use crate::config::{
+    BackendTlsPlan, CertificatePlan, HostMatch, ListenerTlsPlan, Plan, Severity, join_key, show_duration,
+};
 
 /// Something wrong with a certificate, key or CA.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,8 +229,10 @@ mod tests {
             pool: 0,
         };
         plan.routes = vec![route("a.test".to_owned()), route("b.test".to_owned())];
-        let found: Vec<_> =
-            examine(&plan).into_iter().map(|fault| (fault.key, fault.message, fault.severity == Severity::Error)).collect();
+        let found: Vec<_> = examine(&plan)
+            .into_iter()
+            .map(|fault| (fault.key, fault.message, fault.severity == Severity::Error))
+            .collect();
         let expected = [
             ("listeners[0].tls.certificates[1].cert", "has expired", false),
             ("listeners[0].tls.certificates[2].cert", "is not valid yet", false),
