@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::pem::{certified, roots};
+use super::pem::{certified, chain, roots};
+use super::x509::Certificate;
 use super::{Stamps, TlsError, provider};
 use crate::config::{Address, BackendPlan, BackendTlsPlan, CertificatePlan, PoolPlan, Protocol, Secret};
 
@@ -184,12 +185,13 @@ fn config(credentials: &Credentials) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Refused)?;
     let verifier: Arc<dyn ServerCertVerifier> = if credentials.verify {
-        let roots = match &credentials.ca {
-            Some(path) => roots(path)?.0,
-            None => system_roots()?,
+        let (roots, known) = match &credentials.ca {
+            Some(path) => (roots(path)?.0, chain(path)?),
+            None => (system_roots()?, Vec::new()),
         };
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        verifier.map_err(|error| TlsError::NoRoots(format!(": {error}")))?
+        let verifier = verifier.map_err(|error| TlsError::NoRoots(format!(": {error}")))?;
+        Arc::new(KnownOrSigned { known, verifier })
     } else {
         Arc::new(Anybody(provider))
     };
@@ -227,6 +229,63 @@ fn files(credentials: &Credentials) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// A certificate that a known CA has signed, or one that stands in the file of CAs itself: what `openssl req -x509` makes
+/// is its own CA, which webpki refuses to see as a server's.
+#[derive(Debug)]
+struct KnownOrSigned {
+    known: Vec<CertificateDer<'static>>,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl KnownOrSigned {
+    fn is_known(&self, leaf: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> bool {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let fits = |read: Certificate| {
+            (read.not_before..=read.not_after).contains(&now) && read.covers(&name.to_str().to_ascii_lowercase())
+        };
+        self.known.iter().any(|known| known == leaf) && Certificate::parse(leaf).is_some_and(fits)
+    }
+}
+
+impl ServerCertVerifier for KnownOrSigned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            Err(_) if self.is_known(end_entity, server_name, now) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
 }
 
 /// `verify = false`: whoever answers is taken for the backend, as long as he holds the key of what he shows.

@@ -334,6 +334,27 @@ fn a_backend_that_cannot_be_verified_is_a_502() {
     assert_eq!(own(&BackendTlsPlan { verify: false, ..trusting(&stranger) }), 200);
 }
 
+/// What `openssl req -x509` makes: its own authority, and a server's certificate.
+#[test]
+fn a_self_signed_certificate_is_its_own_authority() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    let mut params = CertificateParams::new(vec!["far.test".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let (cert_file, key_file) = (authority.path("self.pem"), authority.path("self.key"));
+    write(&cert_file, &params.self_signed(&key).unwrap().pem());
+    write(&key_file, &key.serialize_pem());
+    let tls = authority.listener(vec![CertificatePlan { cert: cert_file.clone(), key: Secret::File(key_file) }]);
+    let far = Setup::new(&[&backend]).listener(|listener| listener.tls = Some(tls)).start();
+    let asked = |name: &str, ca: PathBuf| {
+        let tls = BackendTlsPlan { server_name: Some(name.to_owned()), ca: Some(ca), ..BackendTlsPlan::default() };
+        near(far.address, Protocol::Https, Some(tls)).get("/").status()
+    };
+    assert_eq!(asked("far.test", cert_file.clone()), 200);
+    assert_eq!(asked("other.test", cert_file), 502);
+    assert_eq!(asked("far.test", authority.path("ca.pem")), 502);
+}
+
 #[test]
 fn backends_may_ask_for_our_certificate() {
     let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
