@@ -35,15 +35,15 @@ pub enum Step {
 /// What follows from the bytes read so far.
 pub fn step(read: &[u8]) -> Step {
     let begins = |with: &[u8]| read.iter().zip(with).all(|(byte, expected)| byte == expected);
-    if begins(SIGNATURE) {
-        return block(read);
-    }
-    if !begins(WORD) {
+    if !begins(SIGNATURE) && !begins(WORD) {
         return Step::Malformed("no PROXY header");
     }
-    // The shortest line has 15 bytes.
+    // The shortest line has 15 bytes, the shortest block 16.
     if read.len() < SIGNATURE.len() {
         return Step::Read(SIGNATURE.len() - read.len());
+    }
+    if begins(SIGNATURE) {
+        return block(read);
     }
     match read.iter().position(|byte| *byte == b'\n') {
         Some(end) if end + 1 == read.len() => line(read),

@@ -373,12 +373,10 @@ fn backends_may_ask_for_our_certificate() {
 fn certificates_change_under_load() {
     let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
     authority.sign("site", &["site.test"], |_| {});
+    let site = authority.path("site").display().to_string();
     let config = Config::new(&[&backend]).text().replace(
         "[admin]",
-        &format!(
-            "[[listeners]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificates = [{{ cert = \"{0}.pem\", key = \"{0}.key\" }}] }}\n[admin]",
-            authority.path("site").display()
-        ),
+        &format!("tls = {{ certificates = [{{ cert = \"{site}.pem\", key = \"{site}.key\" }}] }}\n[admin]"),
     );
     let binary = Binary::run(&config);
     let address = binary.secure_address();

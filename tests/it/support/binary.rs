@@ -56,7 +56,8 @@ impl Binary {
             this.listeners = addresses(&said, "listening http ");
             this.secure = addresses(&said, "listening https ");
             this.admin = addresses(&said, "admin http ").first().copied();
-            (!this.listeners.is_empty() && (this.admin.is_some() || !wants_admin)).then_some(())
+            ((!this.listeners.is_empty() || !this.secure.is_empty()) && (this.admin.is_some() || !wants_admin))
+                .then_some(())
         });
         this
     }
