@@ -36,9 +36,10 @@ const BUFFER_SLACK: usize = 16 * 1024;
 const HYPER_MAX_HEADERS: usize = 100;
 /// An idle connection leaves hyper after this long: long enough that a busy one never does.
 const PARK_AFTER: Duration = Duration::from_secs(1);
-/// How long a client that closed its sending side is still answered. Nothing tells one that left from one that only has
-/// no more to say (`printf … | nc -N`); the latter gets what is ready by then, the former's work is cancelled within a
-/// second (reliability.md 6.3), sweeps included.
+/// How long a client that closed its sending side is still answered when there is nothing to send. Nothing tells one that
+/// left from one that only has no more to say (`printf … | nc -N`), until bytes are sent: who left answers them with a
+/// reset. So the latter gets what flows, and the former's work is cancelled within a second (reliability.md 6.3), sweeps
+/// included.
 const PARTING: Duration = Duration::from_millis(250);
 /// An answer to a client that never finished its head: nothing can be routed, so nobody is asked.
 const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -235,7 +236,7 @@ struct Watch<'a> {
     entry: &'a Entry,
     activity: &'a Activity,
     downstream: &'a Downstream,
-    /// What the deadline was armed for: the phase, the number of requests ended, and what a slow client has taken.
+    /// What the deadline was armed for: the phase, the number of requests ended, and what a slow or parting client has taken.
     armed: Option<(Phase, u64, u64)>,
     /// Reads at the end of the last request: any further one begins a head.
     reads_at_rest: u64,
@@ -256,7 +257,8 @@ impl<'a> Watch<'a> {
             self.reads_at_rest = self.activity.reads();
         }
         let phase = self.phase();
-        let taken = if phase == Phase::Blocked { self.activity.written() } else { 0 };
+        let slow = matches!(phase, Phase::Blocked | Phase::Parting);
+        let taken = if slow { self.activity.written() } else { 0 };
         let now = (phase, ended, taken);
         if self.armed != Some(now) {
             self.armed = Some(now);

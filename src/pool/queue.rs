@@ -202,3 +202,31 @@ impl Waiters {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_finds_no_place_is_told_when_the_queue_will_have_drained() {
+        let start = Instant::now();
+        let mut waiters = Waiters::default();
+        assert_eq!(waiters.retry_after(), 1, "nothing is known of the pace");
+        let ticket = || Arc::new(Ticket { waker: Mutex::new(None), woken: false.into() });
+        waiters.classes[1].extend((0..9).map(|_| ticket()));
+        waiters.classes[2].push_back(ticket());
+        for departure in 0..40 {
+            waiters.departed(start + Duration::from_millis(2500) * departure);
+        }
+        assert_eq!(waiters.retry_after(), 28, "ten wait, one leaves every 2.5 s, and then it is one's turn");
+        for departure in 0..200 {
+            waiters.departed(start + Duration::from_secs(100) + Duration::from_millis(10) * departure);
+        }
+        assert_eq!(waiters.retry_after(), 1, "never less than a second");
+        waiters.classes[1].extend((0..1000).map(|_| ticket()));
+        for departure in 0..100 {
+            waiters.departed(start + Duration::from_secs(200 + departure));
+        }
+        assert_eq!(waiters.retry_after(), 60, "nor more than a minute");
+    }
+}

@@ -103,6 +103,29 @@ fn a_client_that_half_closes_gets_what_is_ready() {
     }
 }
 
+/// It also gets an answer that takes its time, as long as it flows.
+#[test]
+fn a_client_that_half_closes_gets_what_flows() {
+    let backend = TestBackend::new(|turn| {
+        turn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        // Longer than a client is given that takes nothing; the pauses are the backend's and no race.
+        for _ in 0..30 {
+            turn.send(chunked("piece"));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        turn.send("0\r\n\r\n");
+    });
+    let proxy = Setup::new(&[&backend]).start();
+    // On a machine so busy that a pause grows beyond what is allowed, another try shows it.
+    until("an answer that flows is whole", || {
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.half_close();
+        let answer = client.response();
+        answer.whole && answer.text() == "piece".repeat(30)
+    });
+}
+
 /// A client that leaves while its request waits frees its place in the queue.
 #[test]
 fn a_client_that_leaves_the_queue_frees_its_place() {

@@ -202,6 +202,35 @@ fn a_post_is_done_at_most_once_whatever_dies() {
     assert!(answered.len() > 1000);
 }
 
+/// Few descriptors: as many clients are taken on as they carry, the others wait in the kernel's queue, the admin server
+/// and the backends still get theirs, and whoever waited is served when others leave.
+#[test]
+fn few_descriptors_make_clients_wait_and_nothing_fail() {
+    let backend = TestBackend::saying("served");
+    // 80 % of 200, two for each client.
+    const CARRIED: usize = 80;
+    let binary = Binary::run_with_descriptors(&Config::new(&[&backend]).text(), 200);
+    assert!(binary.log().contains("server.max_connections is lowered"), "{}", binary.log());
+    let mut clients: Vec<Raw> = (0..CARRIED + 20).map(|_| binary.client()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    let is_answered = |client: &mut Raw| !client.is_quiet();
+    until("as many as there is room for are answered", || {
+        clients.iter_mut().filter_map(|c| is_answered(c).then_some(())).count() >= CARRIED
+    });
+    assert_eq!(binary.admin().get("/healthz").status(), 200);
+    let (mut served, mut waiting): (Vec<Raw>, Vec<Raw>) = (Vec::new(), Vec::new());
+    for mut client in clients {
+        if is_answered(&mut client) { served.push(client) } else { waiting.push(client) }
+    }
+    // Two workers may each take one more than the cap at the same moment.
+    assert!((CARRIED..=CARRIED + 2).contains(&served.len()), "{} were taken on", served.len());
+    assert!(served.iter_mut().all(|client| client.response().status() == 200), "and none was refused");
+    drop(served);
+    assert!(waiting.iter_mut().all(|client| client.response().status() == 200), "then the others");
+}
+
 /// A disk without room loses lines of the access log, which are counted; it delays and loses no request.
 #[test]
 fn a_full_disk_costs_log_lines_and_nothing_else() {

@@ -144,6 +144,32 @@ fn a_connection_lost_to_a_request_is_replaced_for_idempotent_ones_only() {
     assert_eq!(proxy.metric("evenkeel_retries_total", &[("reason", "stale_connection")]), 1.0);
 }
 
+/// A backend that asks to be left alone for a while (429 or 503 with `Retry-After`) is, as long as there are others.
+#[test]
+fn a_backend_that_asks_for_a_pause_gets_it() {
+    for status in ["503 Busy", "429 Too Many Requests"] {
+        let busy = TestBackend::new(move |turn| {
+            turn.read_body();
+            turn.send(format!("HTTP/1.1 {status}\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n"));
+        });
+        let good = TestBackend::saying("served");
+        let proxy = Setup::new(&[&busy, &good]).start();
+        let mut client = proxy.client();
+        while busy.count() == 0 {
+            client.get("/");
+        }
+        for _ in 0..10 {
+            assert_eq!(client.post("/", "body").text(), "served", "{status}");
+        }
+        assert_eq!(busy.count(), 1, "{status}");
+        // Alone it is asked all the same: somebody must be.
+        let proxy = Setup::new(&[&busy]).start();
+        proxy.get("/");
+        proxy.get("/");
+        assert_eq!(busy.count(), 3, "{status}");
+    }
+}
+
 /// Statuses are answers, unless the configuration says that they are worth another try.
 #[test]
 fn a_status_is_tried_again_only_when_configured() {

@@ -30,10 +30,26 @@ impl Binary {
         Self::start(&["run", "-c", &file], folder)
     }
 
+    /// The same with no more than `files` descriptors.
+    #[track_caller]
+    pub(crate) fn run_with_descriptors(config: &str, files: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("evenkeel.toml"), config).unwrap();
+        let file = folder.path().join("evenkeel.toml").display().to_string();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_evenkeel")]);
+        Self::launch(shell, &["run", "-c", &file], folder)
+    }
+
     /// `evenkeel` with these arguments, once it has said on stdout where it listens.
     #[track_caller]
     pub(crate) fn start(arguments: &[&str], folder: tempfile::TempDir) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        Self::launch(Command::new(env!("CARGO_BIN_EXE_evenkeel")), arguments, folder)
+    }
+
+    #[track_caller]
+    fn launch(mut command: Command, arguments: &[&str], folder: tempfile::TempDir) -> Self {
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
