@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use super::error::{REQUEST_ID, request_id};
@@ -19,7 +19,7 @@ use super::extract::{Caller, Text};
 use super::openapi::{self, ChangeErrors, ErrorBody, ReadErrors};
 use super::room::{Phase, Refused};
 use super::views::{BackendView, PoolView, StatusView, backend_etag, pool_etag};
-use super::{AdminState, ApiError, auth, changes, dashboard, scrape};
+use super::{AdminState, ApiError, agent, auth, changes, dashboard, scrape};
 use crate::clock;
 use crate::pool::Pool;
 
@@ -43,6 +43,12 @@ pub fn router(admin: Arc<AdminState>) -> Router {
         .routes(routes!(changes::strategy))
         .routes(routes!(reload))
         .routes(routes!(preview))
+        .routes(routes!(agent::decide))
+        .routes(routes!(agent::feedback))
+        .routes(routes!(agent::statistics))
+        .routes(routes!(agent::export, agent::import).layer(DefaultBodyLimit::max(agent::MAX_TABLE)))
+        .routes(routes!(agent::explain_last))
+        .routes(routes!(agent::explain))
         .split_for_parts();
     let description = Json(description);
     router

@@ -5,10 +5,13 @@
 //! ask for changes through [`ControlRoom`]. Read `api` for the routes, `views` for the shapes, `scrape` for `/metrics`,
 //! `auth` for who may.
 
+mod agent;
 mod api;
 mod auth;
 mod changes;
 mod dashboard;
+mod decisions;
+mod desk;
 mod error;
 mod extract;
 mod openapi;
@@ -41,6 +44,8 @@ pub struct AdminState {
     token: ArcSwapOption<String>,
     /// `/metrics` needs no token.
     public_metrics: bool,
+    /// Decisions that were given out and wait for their feedback.
+    desk: desk::Desk,
 }
 
 impl AdminState {
@@ -52,7 +57,7 @@ impl AdminState {
         public_metrics: bool,
     ) -> Arc<Self> {
         let token = ArcSwapOption::from_pointee(token);
-        Arc::new(Self { room, metrics, token, public_metrics })
+        Arc::new(Self { room, metrics, token, public_metrics, desk: desk::Desk::default() })
     }
 
     /// Puts another token in force, after a reload has read the file again.

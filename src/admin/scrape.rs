@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 use super::room::{ControlRoom, Snapshot};
 use super::views::{expiry, is_up, wanted_name};
 use crate::backend::{AttemptResult, Backend, CodeClass, HISTOGRAM_BUCKETS, HealthState, Histogram, Moment, Reason};
+use crate::balance::{LearningStats, PerformanceStats, PickKind};
 use crate::clock;
 use crate::config::AdminState as Wanted;
 use crate::pool::{DECISION_BUCKETS, Pool, RetryReason};
@@ -25,6 +26,7 @@ pub(super) fn scrape(room: &dyn ControlRoom, metrics: &Metrics) -> String {
     streams(&mut out, &pools);
     resources(&mut out, &pools, clock::now());
     pool_wide(&mut out, &pools);
+    learning(&mut out, &pools);
     process_wide(&mut out, &snapshot);
     metrics.write(&mut out);
     out.into_text()
@@ -241,6 +243,63 @@ fn pool_wide(out: &mut Exposition, pools: &[Walked]) {
     let mut family = out.family(&families::FAIL_OPEN);
     for Walked { pool, .. } in pools {
         family.sample(&[&pool.name], pool.stats.fail_open.load(Relaxed));
+    }
+}
+
+/// What an agent says of itself.
+struct Told {
+    pool: Arc<Pool>,
+    learning: LearningStats,
+    performance: PerformanceStats,
+    reward: f64,
+    diversity: f64,
+}
+
+/// The agents of the pools that have one.
+fn learning(out: &mut Exposition, pools: &[Walked]) {
+    let tell = |walked: &Walked| {
+        let pool = Arc::clone(&walked.pool);
+        let strategy = pool.strategy();
+        let agent = strategy.agent()?;
+        let (learning, performance) = (agent.learning_stats(), agent.performance_stats());
+        Some(Told { pool, learning, performance, reward: agent.reward(), diversity: agent.diversity() })
+    };
+    let told: Vec<Told> = pools.iter().filter_map(tell).collect();
+    let gauges: [(&'static Family, fn(&Told) -> Option<f64>); 11] = [
+        (&families::RL_EPSILON, |told| Some(told.learning.exploration_rate)),
+        (&families::RL_Q_STATES, |told| Some(told.learning.q_table_size as f64)),
+        (&families::RL_STATE_COVERAGE, |told| Some(told.learning.state_coverage)),
+        (&families::RL_TD_ERROR, |told| Some(told.learning.avg_td_error)),
+        (&families::RL_DECISION_CONFIDENCE, |told| Some(told.learning.decision_confidence)),
+        (&families::RL_REWARD, |told| Some(told.reward)),
+        (&families::RL_REWARD_TREND, |told| Some(told.performance.reward_trend)),
+        (&families::RL_DIVERSITY, |told| Some(told.diversity)),
+        (&families::RL_CACHE_HIT_RATE, |told| Some(told.performance.cache_hit_rate)),
+        (&families::RL_FALLBACK_RATE, |told| Some(told.pool.ledger.fallback_rate())),
+        (&families::RL_DECISION_P95, |told| Some(told.pool.stats.decision.quantile(0.95)? / 1e9)),
+    ];
+    for (family, value) in gauges {
+        let mut family = out.family(family);
+        for told in &told {
+            if let Some(value) = value(told) {
+                family.sample(&[&told.pool.name], value);
+            }
+        }
+    }
+    let mut family = out.family(&families::RL_DECISIONS);
+    for told in &told {
+        for (kind, count) in PickKind::ALL.into_iter().zip(told.pool.ledger.kinds()) {
+            family.sample(&[&told.pool.name, kind.name()], count);
+        }
+    }
+    let mut family = out.family(&families::RL_UPDATES);
+    for told in &told {
+        family.sample(&[&told.pool.name], told.learning.q_updates);
+    }
+    let mut family = out.family(&families::RL_GUARDRAIL_ACTIVE);
+    for told in &told {
+        // This version has no guardrail.
+        family.sample(&[&told.pool.name], 0);
     }
 }
 

@@ -27,6 +27,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two foldings of recorded durations into buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Between two looks for decisions whose feedback is overdue.
+const EXPIRY: Duration = Duration::from_secs(1);
+
 /// How long open requests may take after the word to end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -39,11 +42,13 @@ pub async fn serve(listener: TcpListener, admin: Arc<AdminState>, shutdown: impl
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut upkeep = tokio::time::interval(UPKEEP);
+    let mut expiry = tokio::time::interval(EXPIRY);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             _ = upkeep.tick() => admin.metrics.upkeep(),
+            _ = expiry.tick() => admin.desk.expire(crate::clock::now()),
             (stream, peer, permit) = accept(&listener, &permits) => {
                 connection(stream, Peer(peer), permit, &router, &graceful);
             }

@@ -615,6 +615,13 @@ async fn the_description_names_every_route_and_nothing_else() {
         "PUT /api/v1/pools/{pool}/strategy".to_owned(),
         "POST /api/v1/reload".to_owned(),
         "POST /api/v1/reload/preview".to_owned(),
+        "POST /decide".to_owned(),
+        "POST /feedback".to_owned(),
+        "GET /api/v1/pools/{pool}/rl".to_owned(),
+        "GET /api/v1/pools/{pool}/rl/table".to_owned(),
+        "PUT /api/v1/pools/{pool}/rl/table".to_owned(),
+        "GET /api/v1/explain".to_owned(),
+        "GET /api/v1/explain/{request_id}".to_owned(),
     ];
     expected.sort_unstable();
     assert_eq!(found, expected);

@@ -338,7 +338,7 @@ fn total_requests(pool: &Pool) -> u64 {
 }
 
 /// Three decimals: more is noise to a reader.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 

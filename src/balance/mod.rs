@@ -27,8 +27,9 @@ use rand::rngs::SmallRng;
 
 use crate::backend::{Backend, Outcome};
 use crate::config::{StrategyKind, StrategyPlan};
+pub use crate::rl::statistics::{LearningStats, PerformanceStats};
 pub use crate::rl::store::{self, StateError};
-pub use rl::{Explanation, Learned, Rl, Row, Table};
+pub use rl::{Explanation, Learned, Lesson, Rl, Row, Table};
 
 /// Chooses a backend. One duty, two extras with empty defaults.
 pub trait Strategy: fmt::Debug + Send + Sync {
@@ -45,6 +46,12 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
         let _ = cx;
         Vec::new()
+    }
+
+    /// What the last pick of this thread went by: candidate by candidate in their order, its index, the requests in flight
+    /// there before the pick, and the terms. Called right after [`pick`](Self::pick), if at all.
+    fn weighed(&self, tell: &mut dyn FnMut(usize, u32, Weighed)) {
+        let _ = tell;
     }
 
     /// A request is about to be counted at `backend` that this strategy did not place: a sticky session, a control
@@ -89,6 +96,48 @@ pub struct PickContext<'a> {
     pub rng: &'a mut SmallRng,
 }
 
+/// What a strategy weighed of one candidate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Weighed {
+    /// Nothing that is told: the strategy goes by requests in flight, weight, order or chance.
+    Nothing,
+    /// The adaptive agent's terms, in seconds unless said.
+    Adaptive {
+        /// Weight ÷ mean weight of the candidates.
+        weight: f32,
+        /// C: the whole cost.
+        cost: f32,
+        /// L as it counted.
+        level: f32,
+        /// m as it counted, a factor.
+        drift: f32,
+        /// E
+        error_price: f32,
+    },
+    /// The tabular agent's.
+    Tabular {
+        /// The five bins of the service's state.
+        state: [u8; 5],
+        /// Which of the five metrics were unknown, hence in bin 0.
+        unknown: [bool; 5],
+        /// Q(s, a)
+        q_value: f32,
+        /// How often that was updated.
+        visits: u32,
+    },
+}
+
+impl Weighed {
+    /// What the choice went by, lower is better: the cost in seconds, or minus the value.
+    pub fn cost(&self) -> Option<f64> {
+        match self {
+            Self::Nothing => None,
+            Self::Adaptive { cost, .. } => Some(f64::from(*cost)),
+            Self::Tabular { q_value, .. } => Some(-f64::from(*q_value)),
+        }
+    }
+}
+
 /// A choice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pick {
@@ -128,6 +177,18 @@ pub enum PickKind {
 }
 
 impl PickKind {
+    /// Every kind, in the order of its discriminant.
+    pub const ALL: [Self; 8] = [
+        Self::Exploit,
+        Self::Explore,
+        Self::Rotated,
+        Self::Cached,
+        Self::Probe,
+        Self::Sticky,
+        Self::Fallback,
+        Self::Control,
+    ];
+
     /// The contract's label.
     pub fn name(self) -> &'static str {
         match self {

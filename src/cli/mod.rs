@@ -14,6 +14,7 @@ mod http;
 mod man;
 mod mock;
 mod output;
+mod prove;
 mod quick;
 mod replay;
 mod run;
@@ -59,6 +60,7 @@ enum Command {
     Top(top::TopArgs),
     Simulate(simulate::SimulateArgs),
     Replay(replay::ReplayArgs),
+    Prove(prove::ProveArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -96,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => args.run(),
         Command::Simulate(args) => args.run(),
         Command::Replay(args) => args.run(),
+        Command::Prove(args) => args.run(),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };

@@ -29,7 +29,7 @@ pub(super) struct QuickArgs {
     #[arg(long, value_name = "ADDR", required = true, value_parser = args::target)]
     to: Vec<Target>,
     /// How backends are chosen.
-    #[arg(long, value_name = "S", default_value = "peak_ewma", value_parser = args::strategy())]
+    #[arg(long, value_name = "S", default_value = "rl", value_parser = args::strategy())]
     strategy: StrategyKind,
     /// Admin server and dashboard; without it there are none.
     #[arg(long, value_name = "ADDR", value_parser = args::listen_local)]

@@ -6,9 +6,8 @@ use serde_json::json;
 
 use super::effective::effective;
 use super::overrides::{Changed, Overrides};
-use super::{Control, leave};
+use super::{Control, leave, state};
 use crate::admin::{Alteration, Change, ChangeError};
-use crate::clock;
 use crate::config::{AdminState, ConfigErrors, PoolPlan, backend_from_json};
 use crate::tls::Clients;
 
@@ -28,7 +27,7 @@ impl Control {
             let clients = Clients::build(&plan);
             pool.set_clients(clients.map_err(|error| ChangeError::Invalid(error.to_string(), Vec::new()))?);
         }
-        let left = pool.apply(Arc::new(plan), clock::now());
+        let left = state::apply(&pool, Arc::new(plan));
         self.overrides = next;
         self.board.set_overrides(self.overrides.list());
         let usual = self.plan.server.drain_timeout;

@@ -173,7 +173,7 @@ impl Control {
                         pool.set_clients(pools_tls.swap_remove(at).1);
                     }
                     if *pool.plan() != in_force {
-                        let left = pool.apply(Arc::new(in_force), now);
+                        let left = state::apply(pool, Arc::new(in_force));
                         leave::follow(pool, left, None, plan.server.drain_timeout);
                     }
                     pools.push(Arc::clone(pool));

@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::Backend;
 use crate::balance::store::{Restored, restore, write};
+use crate::balance::{self, Strategy};
 use crate::clock;
+use crate::config::{PoolPlan, RlStorePlan, StrategyPlan};
 use crate::pool::Pool;
 
 /// The pause when a pool has no store, until a reload may have given it one.
@@ -15,10 +18,37 @@ const NO_STORE_PAUSE: Duration = Duration::from_secs(30);
 /// Takes over what the pool's file holds.
 pub(super) fn load(pool: &Pool) {
     let live = pool.live();
-    let Some(store) = &live.plan.strategy.rl.store else { return };
-    let name = &*pool.name;
+    if let Some(store) = &live.plan.strategy.rl.store {
+        take_over(&pool.name, store, &*live.strategy, &live.set.members);
+    }
+}
+
+/// Puts another plan in force, like [`Pool::apply`]; a learner that comes into force begins with what is known: what the same
+/// learner with other settings knew, or what the file holds. One that goes out of force is written down.
+pub(super) fn apply(pool: &Pool, plan: Arc<PoolPlan>) -> Vec<Arc<Backend>> {
+    let changes = pool.plan().strategy != plan.strategy;
+    if changes {
+        save(pool, &mut false);
+    }
+    let fresh = (changes && !pool.knows(&plan.strategy)).then(|| successor(pool, &plan.strategy));
+    pool.apply_with(plan, fresh, clock::now())
+}
+
+fn successor(pool: &Pool, plan: &StrategyPlan) -> Arc<dyn Strategy> {
+    let (strategy, live): (Arc<dyn Strategy>, _) = (balance::build(plan).into(), pool.live());
+    let members = &live.set.members;
+    let same = live.plan.strategy.kind == plan.kind;
+    let handed = same.then(|| live.strategy.save(members, clock::now())).flatten();
+    let taken = handed.is_some_and(|bytes| strategy.load(&bytes, members, clock::now()).is_ok());
+    if let (false, Some(_), Some(store)) = (taken, strategy.agent(), &plan.rl.store) {
+        take_over(&pool.name, store, &*strategy, members);
+    }
+    strategy
+}
+
+fn take_over(name: &str, store: &RlStorePlan, strategy: &dyn Strategy, members: &[Arc<Backend>]) {
     let path = store.path.display();
-    match restore(&store.path, |bytes| live.strategy.load(bytes, &live.set.members, clock::now())) {
+    match restore(&store.path, |bytes| strategy.load(bytes, members, clock::now())) {
         Restored::Fresh => {}
         Restored::Loaded => tracing::info!(pool = name, %path, "learned state taken over"),
         Restored::SetAside { why, to } => {

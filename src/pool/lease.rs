@@ -11,9 +11,10 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use smallvec::SmallVec;
 
+use super::ledger::{Decided, Place, Taken};
 use super::{BackendSet, Live, Pool};
 use crate::backend::{Backend, BackendId, Ending, InFlight, Outcome};
-use crate::balance::{Observation, Pick, PickContext, PickKind, Ticket};
+use crate::balance::{Lesson, Observation, Pick, PickContext, PickKind, Strategy, Ticket};
 use crate::clock;
 use crate::config::WhenUnhealthy;
 
@@ -26,6 +27,8 @@ const DECISION_SAMPLE: u32 = 16;
 /// What a request asks of a pool.
 #[derive(Debug)]
 pub struct Ask<'a> {
+    /// The request's identifier, under which the decision can be read back.
+    pub id: &'a [u8],
     /// Hash of the client address or affinity key.
     pub key: Option<u64>,
     /// Backends this request was already tried at.
@@ -65,6 +68,8 @@ pub struct Lease {
     body_bytes: u64,
     streamed: bool,
     retry_after: Option<Duration>,
+    /// Where the decision is written down.
+    place: Place,
 }
 
 impl Pool {
@@ -87,8 +92,7 @@ impl Pool {
             let ticket = live.strategy.placed(pinned, ask.now);
             if let Some(in_flight) = InFlight::enter(pinned) {
                 let pick = Pick { index: 0, ticket: Ticket(0), propensity: 1.0, kind: PickKind::Sticky };
-                let candidates = set.ready.len();
-                return Ok(self.leased(live, in_flight, pick, ticket, candidates, ask.now));
+                return Ok(self.leased(Arc::clone(&live), in_flight, pick, ticket, &set.ready, ask));
             }
         }
         // A backend may fill up between the check and the entry when another worker takes its last slot: look again.
@@ -102,8 +106,8 @@ impl Pool {
             let Some(pick) = self.timed_pick(&live, &mut cx) else { return Err(Unavailable::Busy) };
             let Some(chosen) = candidates.get(pick.index) else { return Err(Unavailable::Busy) };
             if let Some(in_flight) = InFlight::enter(chosen) {
-                let count = candidates.len();
-                return Ok(self.leased(Arc::clone(&live), in_flight, pick, Some(pick.ticket), count, ask.now));
+                let ticket = Some(pick.ticket);
+                return Ok(self.leased(Arc::clone(&live), in_flight, pick, ticket, candidates, ask));
             }
         }
         Err(Unavailable::Busy)
@@ -153,9 +157,19 @@ impl Pool {
         in_flight: InFlight,
         pick: Pick,
         ticket: Option<Ticket>,
-        candidates: usize,
-        now: Instant,
+        candidates: &[Arc<Backend>],
+        ask: &Ask<'_>,
     ) -> Lease {
+        let place = self.ledger.decided(&Taken {
+            ask,
+            set: &live.set,
+            candidates,
+            strategy: (live.plan.strategy.kind, &*live.strategy),
+            chosen: in_flight.backend(),
+            kind: pick.kind,
+            propensity: pick.propensity,
+            asked: pick.kind != PickKind::Sticky,
+        });
         Lease {
             backend: Arc::clone(in_flight.backend()),
             in_flight: Some(in_flight),
@@ -164,14 +178,15 @@ impl Pool {
             ticket,
             kind: pick.kind,
             propensity: pick.propensity,
-            candidates,
-            started: now,
+            candidates: candidates.len(),
+            started: ask.now,
             first_byte: None,
             ending: None,
             status: 0,
             body_bytes: 0,
             streamed: false,
             retry_after: None,
+            place,
         }
     }
 }
@@ -238,14 +253,14 @@ impl Lease {
     /// reading of its own.
     pub fn end(mut self, now: Instant) -> Duration {
         let total = now.saturating_duration_since(self.started);
-        self.report(now, total);
+        self.report(now, total, false);
         total
     }
 
     /// Ends it at the moment its response head was read, for a response that was whole then.
     pub fn end_with_head(mut self, now: Instant) -> Duration {
         let total = self.first_byte.unwrap_or_default();
-        self.report(now, total);
+        self.report(now, total, false);
         total
     }
 
@@ -255,11 +270,22 @@ impl Lease {
         self.started
     }
 
-    /// Reports how it ended, once.
-    fn report(&mut self, now: Instant, total: Duration) {
-        if self.in_flight.is_none() {
-            return;
-        }
+    /// The decision, while it is kept.
+    pub fn decided(&self) -> Option<Decided> {
+        self.pool.ledger.at(self.place)
+    }
+
+    /// Ends an attempt that somebody else carried out, as he says it went. What the learning agent made of it; `None`
+    /// under another strategy, or when it teaches nothing.
+    pub fn settle(mut self, ending: Ending, total: Duration) -> Option<Lesson> {
+        self.ending = Some(ending);
+        self.report(clock::now(), total, true)
+    }
+
+    /// Reports how it ended, once. `asks`: what was learned is wanted back.
+    fn report(&mut self, now: Instant, total: Duration, asks: bool) -> Option<Lesson> {
+        // No longer counted when the strategy is told, and free for whoever is woken below.
+        self.in_flight.take()?;
         let outcome = Outcome {
             ending: self.ending.unwrap_or(Ending::ClientGone),
             first_byte: self.first_byte,
@@ -269,16 +295,14 @@ impl Lease {
             retry_after: self.retry_after,
         };
         self.backend.stats.attempt_ended(&outcome, now);
-        if self.pool.is_present(&self.live) {
-            let observation = Observation { backend: &self.backend, ticket: self.ticket, outcome: &outcome, now };
-            self.live.strategy.observe(&observation);
+        let seen = |ticket| Observation { backend: &self.backend, ticket, outcome: &outcome, now };
+        let lesson = if self.pool.is_present(&self.live) {
+            learn(&*self.live.strategy, &seen(self.ticket), asks)
         } else {
             // The strategy was changed meanwhile: the present one learns from it, but knows nothing of its ticket.
-            let observation = Observation { backend: &self.backend, ticket: None, outcome: &outcome, now };
-            self.pool.live.load().strategy.observe(&observation);
-        }
-        // The strategy has seen its request still counted; whoever is woken below must find the place free.
-        self.in_flight = None;
+            learn(&*self.pool.live.load().strategy, &seen(None), asks)
+        };
+        self.pool.ledger.ended(self.place, outcome.ending, outcome.total);
         if let Some(pause) = self.retry_after.filter(|pause| !pause.is_zero()) {
             self.backend.hold(pause, now);
             let until = (now + pause).saturating_duration_since(self.pool.born).as_nanos() as u64;
@@ -288,6 +312,20 @@ impl Lease {
             self.pool.traffic(&self.backend, &outcome, now);
         }
         self.pool.queue.released();
+        lesson
+    }
+}
+
+/// Tells the strategy; `ask`: what it learned is wanted back.
+#[inline]
+fn learn(strategy: &dyn Strategy, seen: &Observation<'_>, ask: bool) -> Option<Lesson> {
+    let agent = if ask { strategy.agent() } else { None };
+    match agent {
+        Some(agent) => agent.learn(seen),
+        None => {
+            strategy.observe(seen);
+            None
+        }
     }
 }
 
@@ -295,7 +333,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if self.in_flight.is_some() {
             let now = clock::now();
-            self.report(now, now.saturating_duration_since(self.started));
+            self.report(now, now.saturating_duration_since(self.started), false);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod budget;
 mod lease;
+mod ledger;
 mod members;
 mod outliers;
 mod queue;
@@ -14,6 +15,7 @@ mod sticky;
 
 pub use budget::RetryBudget;
 pub use lease::{Ask, Lease, Unavailable};
+pub use ledger::{Candidate, Decided, Ledger, LeftOut};
 pub use queue::{Priority, QueueView, Waiting};
 pub use set::BackendSet;
 pub use sticky::{Pin, Session, Settled, Sticky};
@@ -114,6 +116,25 @@ pub struct DecisionHistogram {
 }
 
 impl DecisionHistogram {
+    /// The time, nanoseconds, that this share of the decisions did not exceed, interpolated within its bucket; `None`: none
+    /// was measured.
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let counts = self.buckets.each_ref().map(|count| count.load(Relaxed) as f64);
+        let wanted = counts.iter().sum::<f64>() * share;
+        let mut below = 0.0;
+        let mut from = 0.0;
+        for (count, bound) in counts.iter().zip(DECISION_BUCKETS) {
+            let bound = bound as f64;
+            if *count > 0.0 && below + count >= wanted {
+                return Some(from + (bound - from) * ((wanted - below) / count).clamp(0.0, 1.0));
+            }
+            below += count;
+            from = bound;
+        }
+        // Above every bound there is only the last bound to tell.
+        counts.iter().any(|count| *count > 0.0).then_some(from)
+    }
+
     #[inline]
     fn record(&self, nanos: u64) {
         let index = DECISION_BUCKETS.partition_point(|bound| *bound < nanos);
@@ -129,6 +150,8 @@ pub struct Pool {
     pub name: Arc<str>,
     /// Counters.
     pub stats: PoolStats,
+    /// The last decisions, to be read back.
+    pub ledger: Ledger,
     live: ArcSwap<Live>,
     /// The generation of `live`'s set: tells a lease cheaply whether its snapshot is still the present one.
     generation: AtomicU64,
@@ -179,6 +202,7 @@ impl Pool {
         Arc::new(Self {
             name: plan.name.as_str().into(),
             stats: PoolStats::default(),
+            ledger: Ledger::default(),
             queue: Queue::default(),
             publications: Notify::new(),
             budget: RetryBudget::new(now),
@@ -253,13 +277,26 @@ impl Pool {
     /// Puts another plan in force. Backends whose name and address stand in both keep their record: connections, counts,
     /// averages and health. Returns those that left.
     pub fn apply(&self, plan: Arc<PoolPlan>, now: Instant) -> Vec<Arc<Backend>> {
+        self.apply_with(plan, None, now)
+    }
+
+    /// Whether the strategy of that plan is in force, or was and is kept with what it learned.
+    pub fn knows(&self, plan: &StrategyPlan) -> bool {
+        let writer = self.lock();
+        self.live.load().plan.strategy == *plan
+            || writer.parked.get(&plan.kind).is_some_and(|(settings, _)| settings == plan)
+    }
+
+    /// Like [`apply`](Self::apply); should the plan want a strategy that the pool does not [know](Self::knows), it is
+    /// `fresh`, which may have learned something elsewhere.
+    pub fn apply_with(&self, plan: Arc<PoolPlan>, fresh: Option<Arc<dyn Strategy>>, now: Instant) -> Vec<Arc<Backend>> {
         let mut writer = self.lock();
         let live = self.live.load_full();
         let built = members::build(&plan, &live.set.members, &mut writer, now);
         let strategy = if live.plan.strategy == plan.strategy {
             Arc::clone(&live.strategy)
         } else {
-            writer.switch_strategy(&live, &plan.strategy)
+            writer.switch_strategy(&live, &plan.strategy, fresh)
         };
         writer.leaving.extend(built.left.iter().cloned());
         let set = Arc::new(BackendSet::publish(writer.take_generation(), built.members, &plan));
@@ -375,13 +412,19 @@ impl Writer {
         })
     }
 
-    /// Parks the strategy in force and takes the one planned: from the parked ones when its settings are the same.
-    fn switch_strategy(&mut self, live: &Live, plan: &StrategyPlan) -> Arc<dyn Strategy> {
+    /// Parks the strategy in force and takes the one planned: from the parked ones when its settings are the same, else
+    /// `fresh` or a new one.
+    fn switch_strategy(
+        &mut self,
+        live: &Live,
+        plan: &StrategyPlan,
+        fresh: Option<Arc<dyn Strategy>>,
+    ) -> Arc<dyn Strategy> {
         let old = live.plan.strategy.clone();
         self.parked.insert(old.kind, (old, Arc::clone(&live.strategy)));
         match self.parked.remove(&plan.kind) {
             Some((settings, strategy)) if settings == *plan => strategy,
-            Some(_) | None => balance::build(plan).into(),
+            Some(_) | None => fresh.unwrap_or_else(|| balance::build(plan).into()),
         }
     }
 }

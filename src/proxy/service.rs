@@ -206,7 +206,7 @@ impl Proxy {
         // A session's own backend is tried once; when it failed, another takes the session over.
         let session = story.session.as_ref().filter(|_| tried.is_empty());
         let pinned = session.and_then(|session| session.backend(&live.set, now));
-        let mut ask = Ask { key, tried, pinned, queued: false, now };
+        let mut ask = Ask { id: story.request_id.as_bytes(), key, tried, pinned, queued: false, now };
         match pool.lease(Arc::clone(&live), &ask, &mut self.rng.borrow_mut()) {
             Ok(lease) => return Ok(lease),
             Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),

@@ -37,8 +37,21 @@ pub struct Candidate {
     pub in_flight: u32,
     /// Its weight divided by the mean weight of the candidates: 1 when all are equal.
     pub weight: f64,
-    /// Cost in seconds, filled in by the agent that decides.
-    pub cost: f64,
+    /// Filled in by the agent that decides.
+    pub cost: Cost,
+}
+
+/// What an agent thinks of a candidate. Seconds, unless said.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cost {
+    /// C: what the choice goes by.
+    pub total: f64,
+    /// L as it counts now.
+    pub level: f64,
+    /// m as it counts now, a factor.
+    pub drift: f64,
+    /// E
+    pub error_price: f64,
 }
 
 /// How a decision came about.

@@ -9,6 +9,7 @@ mod chance;
 mod contender;
 mod engine;
 mod file;
+pub mod live;
 mod metrics;
 mod peers;
 pub mod plot;

@@ -113,14 +113,14 @@ fn gradual_degradation_moves_the_work_away_step_by_step() {
 
 #[test]
 fn a_server_that_was_slow_is_left_at_once_and_found_again() {
-    // The design wants it found again in seconds 10 to 20 after its recovery (B19); at 720 rps that takes up to 40 here.
+    // B19 of the design, over all seeds as there; and no seed far from it.
     for name in ["s24_slow_recover", "s24_slow_recover_200"] {
-        for seed in 0..4 {
-            let agent = run(&scenario(name, seed), "rl");
-            let (slow, recovered) = (share(&agent, 0, 43, 70), share(&agent, 0, 100, 110));
-            assert!(slow < 0.03, "{name}, seed {seed}: {slow}");
-            assert!(recovered > 1.0 / 12.0, "{name}, seed {seed}: {recovered}");
-        }
+        let runs: Vec<_> = (0..4).map(|seed| run(&scenario(name, seed), "rl")).collect();
+        let shares = |from, to| runs.iter().map(|run| share(run, 0, from, to)).collect::<Vec<_>>();
+        let (slow, back) = (shares(43, 70), shares(80, 90));
+        assert!(slow.iter().all(|share| *share < 0.01), "{name}: {slow:?}");
+        assert!(back.iter().all(|share| *share > 0.05), "{name}: {back:?}");
+        assert!(back.iter().sum::<f64>() / 4.0 > 1.0 / 12.0, "{name}: {back:?}");
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod agent;
 mod changes;
 mod departures;
 mod draining;

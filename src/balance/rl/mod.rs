@@ -16,13 +16,14 @@ use serde::Serialize;
 
 pub use table::{Learned, Row, Table};
 
-use super::{Observation, Pick, PickContext, PickKind, StateError, Strategy, Ticket};
+use super::{Observation, Pick, PickContext, PickKind, StateError, Strategy, Ticket, Weighed};
 use crate::backend::{Backend, Ending, Outcome};
 use crate::config::{RlAgent, RlPlan, RlTie};
+pub use crate::rl::Lesson;
 use crate::rl::adaptive::{self, Scratch};
 use crate::rl::reward::Weights;
 use crate::rl::statistics::{LearningStats, PerformanceStats};
-use crate::rl::{Candidate, Feedback, Kind, Lesson, store, tabular};
+use crate::rl::{Candidate, Cost, Feedback, Kind, store, tabular};
 
 /// CPU and memory samples older than this are unknown (the contract's default expiry).
 const RESOURCE_EXPIRY: Duration = Duration::from_secs(10);
@@ -64,6 +65,15 @@ impl Explanation {
             Self::Adaptive(terms) => terms.cost,
             Self::Tabular(terms) => -terms.q_value,
         }
+    }
+
+    /// The state alone: five named bins of the backend, or the five of the service.
+    pub fn state(&self) -> serde_json::Value {
+        let state = match self {
+            Self::Adaptive(terms) => serde_json::to_value(terms.state),
+            Self::Tabular(terms) => serde_json::to_value(terms.state),
+        };
+        state.unwrap_or_default()
     }
 }
 
@@ -189,6 +199,28 @@ impl Strategy for Rl {
         self.explain(cx.candidates, cx.now).iter().map(Explanation::cost).collect()
     }
 
+    fn weighed(&self, tell: &mut dyn FnMut(usize, u32, Weighed)) {
+        SCRATCH.with_borrow(|scratch| {
+            for (index, candidate) in scratch.candidates.iter().enumerate() {
+                let weighed = match &self.agent {
+                    Agent::Adaptive(_) => Weighed::Adaptive {
+                        weight: candidate.weight as f32,
+                        cost: candidate.cost.total as f32,
+                        level: candidate.cost.level as f32,
+                        drift: candidate.cost.drift as f32,
+                        error_price: candidate.cost.error_price as f32,
+                    },
+                    Agent::Tabular(agent) => {
+                        let terms = agent.explain(candidate);
+                        let (state, unknown) = (terms.state.0, terms.unknown);
+                        Weighed::Tabular { state, unknown, q_value: terms.q_value as f32, visits: terms.visits }
+                    }
+                };
+                tell(index, candidate.in_flight, weighed);
+            }
+        });
+    }
+
     fn placed(&self, backend: &Backend, now: Instant) -> Option<Ticket> {
         let now = self.seconds(now);
         let ticket = match &self.agent {
@@ -213,6 +245,30 @@ impl Strategy for Rl {
     }
 }
 
+impl Weighed {
+    /// The same for people: with all terms and the binned state. `cpu`, `memory`: fractions, as far as known.
+    pub fn explanation(&self, in_flight: u32, cpu: Option<f64>, memory: Option<f64>) -> Option<Explanation> {
+        match *self {
+            Self::Nothing => None,
+            Self::Adaptive { weight, cost, level, drift, error_price } => {
+                let [weight, cost, level, drift, error_price] =
+                    [weight, cost, level, drift, error_price].map(f64::from);
+                let own_load = adaptive::OWN_LOAD * f64::from(in_flight);
+                // The cost without its other terms is the value.
+                let value = (cost * weight - error_price) / (level * drift).max(f64::MIN_POSITIVE) - own_load;
+                let state = adaptive::State::encode(in_flight, drift, u8::from(error_price > 0.0), cpu, memory);
+                let terms = adaptive::Terms { level, drift, value, own_load, error_price, weight, cost, state };
+                Some(Explanation::Adaptive(terms))
+            }
+            Self::Tabular { state, unknown, q_value, visits } => {
+                let q_value = f64::from(q_value);
+                let terms = tabular::Terms { state: tabular::State(state), unknown, q_value, visits };
+                Some(Explanation::Tabular(terms))
+            }
+        }
+    }
+}
+
 /// Writes the candidates down as the agent sees them.
 #[inline]
 fn fill(scratch: &mut Scratch, backends: &[Arc<Backend>]) {
@@ -225,7 +281,7 @@ fn fill(scratch: &mut Scratch, backends: &[Arc<Backend>]) {
         in_flight: backend.in_flight(),
         // The configured weight: the agent needs no slow start, it learns what a cold backend can take.
         weight: f64::from(backend.configured_weight()) / mean,
-        cost: 0.0,
+        cost: Cost::default(),
     }));
 }
 

@@ -12,7 +12,7 @@ use super::super::exploration::{Epsilon, Rotation};
 use super::super::records::Records;
 use super::super::reward::{Reward, RewardCalculator};
 use super::super::statistics::{LearningStats, PerformanceStats};
-use super::super::{Candidate, Decision, Feedback, Kind, Lesson};
+use super::super::{Candidate, Cost, Decision, Feedback, Kind, Lesson};
 use super::Settings;
 use super::compile::ERROR_FLOOR;
 use super::record::{Record, SLOW_INTERVAL};
@@ -21,7 +21,7 @@ use super::value::{self, BINS};
 
 /// Seconds charged per request in flight, in levels: every request there slows, or waits for, the new one and the
 /// others. It keeps the cost rising where the curve is flat (batching, processor sharing).
-const OWN_LOAD: f64 = 0.5;
+pub const OWN_LOAD: f64 = 0.5;
 /// Exploration may cost at most this share more than the best.
 const SAFE_SHARE: f64 = 0.25;
 /// Without a configured SLA an error is measured in this many median levels.
@@ -69,8 +69,6 @@ pub struct Terms {
     pub weight: f64,
     /// C: the whole cost.
     pub cost: f64,
-    /// P(n): the latency expected.
-    pub predicted: f64,
     /// The binned state.
     pub state: State,
 }
@@ -102,6 +100,8 @@ pub struct Agent {
 #[repr(align(128))]
 pub(super) struct Written {
     pub(super) decisions: AtomicU64,
+    /// Of them, those that found the curves too old and compiled them anew.
+    pub(super) compilations: AtomicU64,
     rotation: Rotation,
 }
 
@@ -215,12 +215,18 @@ impl Agent {
                     }
                     let (level, drift) = record.present(n, median, self.settings.learning_rate, now);
                     let load = record.curve.value(n) + OWN_LOAD * f64::from(n);
-                    (level * drift * load + unit * record.faults.excess()) / candidate.weight
+                    let error_price = unit * record.faults.excess();
+                    let total = (level * drift * load + error_price) / candidate.weight;
+                    Cost { total, level, drift, error_price }
                 }
-                None => median.max(1e-3) * (1.0 + OWN_LOAD * f64::from(n)) / candidate.weight,
+                None => {
+                    let level = median.max(1e-3);
+                    let total = level * (1.0 + OWN_LOAD * f64::from(n)) / candidate.weight;
+                    Cost { total, level, drift: 1.0, error_price: 0.0 }
+                }
             };
-            if candidate.cost < lowest {
-                lowest = candidate.cost;
+            if candidate.cost.total < lowest {
+                lowest = candidate.cost.total;
                 scan.best = index;
             }
         }
@@ -264,15 +270,15 @@ impl Agent {
     /// The most promising of those that cost at most a quarter more than the best: UCB turned round, since costs are
     /// to be low.
     fn explore(&self, candidates: &[Candidate], best: usize, decisions: f64) -> usize {
-        let lowest = candidates[best].cost;
+        let lowest = candidates[best].cost.total;
         let limit = lowest * (1.0 + SAFE_SHARE) + SLACK;
         let width = self.settings.ucb_c * lowest;
         let log = (decisions + 1.0).ln();
         let mut found = (best, f64::INFINITY);
-        for (index, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.cost <= limit) {
+        for (index, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.cost.total <= limit) {
             let record = self.records.of(candidate.slot, candidate.id);
             let visits = record.map_or(0.0, |record| record.visits(candidate.in_flight));
-            let bound = candidate.cost - width * (log / (visits + 1.0)).sqrt();
+            let bound = candidate.cost.total - width * (log / (visits + 1.0)).sqrt();
             if bound < found.1 {
                 found = (index, bound);
             }
@@ -284,8 +290,8 @@ impl Agent {
     /// (index, rotated, chance among ties).
     #[inline]
     fn exploit(&self, candidates: &[Candidate], best: usize, rng: &mut SmallRng) -> (usize, bool, f64) {
-        let limit = candidates[best].cost * (1.0 + self.settings.tolerance) + SLACK;
-        let as_good = || candidates.iter().enumerate().filter(|(_, candidate)| candidate.cost <= limit);
+        let limit = candidates[best].cost.total * (1.0 + self.settings.tolerance) + SLACK;
+        let as_good = || candidates.iter().enumerate().filter(|(_, candidate)| candidate.cost.total <= limit);
         let mut found = (best, f64::INFINITY);
         let mut ties = 0.0;
         for (index, candidate) in as_good() {
@@ -303,7 +309,7 @@ impl Agent {
         let allowed = u64::from(self.settings.rotation_after);
         if allowed > 0 && self.written.rotation.run(candidates[found.0].slot) >= allowed {
             let others = as_good().filter(|(index, _)| *index != found.0);
-            if let Some((other, _)) = others.min_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost)) {
+            if let Some((other, _)) = others.min_by(|(_, a), (_, b)| a.cost.total.total_cmp(&b.cost.total)) {
                 return (other, true, share);
             }
         }
@@ -411,17 +417,7 @@ impl Agent {
             let state = State::encode(n, 1.0, 0, cpu, memory);
             let (level, value, weight) = (median.max(1e-3), 1.0, candidate.weight);
             let cost = level * (value + own_load) / weight;
-            return Terms {
-                level,
-                drift: 1.0,
-                value,
-                own_load,
-                error_price: 0.0,
-                weight,
-                cost,
-                predicted: level,
-                state,
-            };
+            return Terms { level, drift: 1.0, value, own_load, error_price: 0.0, weight, cost, state };
         };
         let (level, drift) = record.present(n, median, self.settings.learning_rate, now);
         let value = record.curve.value(n);
@@ -435,7 +431,6 @@ impl Agent {
             error_price,
             weight: candidate.weight,
             cost: (level * drift * (value + own_load) + error_price) / candidate.weight,
-            predicted: level * drift * record.curve.q(n),
             state: State::encode(n, drift, errors, cpu, memory),
         }
     }
@@ -464,7 +459,13 @@ impl Agent {
     pub fn performance_stats(&self) -> PerformanceStats {
         let trends = self.records.owned().map(|record| (record.tally.reward_trend(), record.tally.updates() as f64));
         let (sum, updates) = trends.fold((0.0, 0.0), |sum, (trend, count)| (sum.0 + trend * count, sum.1 + count));
-        PerformanceStats { reward_trend: if updates > 0.0 { sum / updates } else { 0.0 }, ..Default::default() }
+        let decisions = self.written.decisions.load(Relaxed) as f64;
+        let compilations = self.written.compilations.load(Relaxed) as f64;
+        PerformanceStats {
+            reward_trend: if updates > 0.0 { sum / updates } else { 0.0 },
+            cache_hit_rate: if decisions > 0.0 { (1.0 - compilations / decisions).max(0.0) } else { 0.0 },
+            ..Default::default()
+        }
     }
 
     /// Mean reward of late, over all backends.
@@ -502,11 +503,12 @@ fn slow_interval(median: f64) -> f64 {
 fn confidence(candidates: &[Candidate]) -> f64 {
     let (mut first, mut second) = (f64::INFINITY, f64::INFINITY);
     for candidate in candidates {
-        if candidate.cost < first {
+        let cost = candidate.cost.total;
+        if cost < first {
             second = first;
-            first = candidate.cost;
-        } else if candidate.cost < second {
-            second = candidate.cost;
+            first = cost;
+        } else if cost < second {
+            second = cost;
         }
     }
     if second > 0.0 { (1.0 - first / second).clamp(0.0, 1.0) } else { 0.0 }

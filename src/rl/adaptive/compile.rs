@@ -21,6 +21,7 @@ impl Agent {
     pub(super) fn compile_when_due(&self, scratch: &mut Scratch, whole: bool, now: f64) {
         let due = self.next_compile.get();
         if now >= due && self.next_compile.replace(due, now + PERIOD) {
+            self.written.compilations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             self.compile(scratch, whole, now);
         }
     }

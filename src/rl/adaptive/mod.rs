@@ -24,7 +24,7 @@ mod record;
 mod state;
 mod value;
 
-pub use agent::{Agent, Scratch, Terms};
+pub use agent::{Agent, OWN_LOAD, Scratch, Terms};
 pub use persist::{SavedAgent, SavedBackend};
 pub use state::State;
 

@@ -193,7 +193,10 @@ impl Record {
         self.samples.set(samples + 1.0);
         let count = self.count[index].get() + 1.0;
         self.count[index].set(count);
-        let relative = (latency / level).min(CELL_CLIP * predicted);
+        // A cell holds the shape of the curve. What makes the backend slow at this moment is the drift's to tell: put into
+        // the cells it would outlast the slowness by minutes, since an idle backend refreshes no cell but that of its trials.
+        let slowness = self.drift.multiplier().max(1.0);
+        let relative = (latency / (level * slowness)).min(CELL_CLIP * predicted);
         self.mean[index].approach(relative, CELL_STEP.max(1.0 / count.max(1.0)));
         self.mark_sampled(now);
         error

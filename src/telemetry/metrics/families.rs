@@ -145,6 +145,16 @@ families! {
         "Picks of the agent by how they came about.";
     RL_DIVERSITY = Gauge "evenkeel_rl_diversity" ["pool"]
         "Normalised entropy of the agent's recent picks.";
+    RL_DECISION_CONFIDENCE = Gauge "evenkeel_rl_decision_confidence" ["pool"]
+        "Smoothed confidence of the agent's decisions.";
+    RL_DECISION_P95 = Gauge "evenkeel_rl_decision_latency_p95_seconds" ["pool"]
+        "95th percentile of the time that a decision took.";
+    RL_CACHE_HIT_RATE = Gauge "evenkeel_rl_cache_hit_rate" ["pool"]
+        "Share of look-ups that the agent's caches answered.";
+    RL_FALLBACK_RATE = Gauge "evenkeel_rl_fallback_rate" ["pool"]
+        "Share of decisions that the baseline took instead of the agent.";
+    RL_REWARD_TREND = Gauge "evenkeel_rl_reward_trend" ["pool"]
+        "Mean reward of late less that of longer ago; above 0 it improves.";
     RL_GUARDRAIL_ACTIVE = Gauge "evenkeel_rl_guardrail_active" ["pool"]
         "1 while the baseline rules instead of the agent.";
     RL_UPDATES = Counter "evenkeel_rl_updates_total" ["pool"]
