@@ -255,6 +255,9 @@ struct Told {
     diversity: f64,
 }
 
+/// What of it is one gauge; `None`: nothing yet.
+type Value = fn(&Told) -> Option<f64>;
+
 /// The agents of the pools that have one.
 fn learning(out: &mut Exposition, pools: &[Walked]) {
     let tell = |walked: &Walked| {
@@ -265,7 +268,7 @@ fn learning(out: &mut Exposition, pools: &[Walked]) {
         Some(Told { pool, learning, performance, reward: agent.reward(), diversity: agent.diversity() })
     };
     let told: Vec<Told> = pools.iter().filter_map(tell).collect();
-    let gauges: [(&'static Family, fn(&Told) -> Option<f64>); 11] = [
+    let gauges: [(&'static Family, Value); 11] = [
         (&families::RL_EPSILON, |told| Some(told.learning.exploration_rate)),
         (&families::RL_Q_STATES, |told| Some(told.learning.q_table_size as f64)),
         (&families::RL_STATE_COVERAGE, |told| Some(told.learning.state_coverage)),
