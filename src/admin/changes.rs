@@ -105,6 +105,9 @@ pub(super) async fn patch(
         return Err(ApiError::invalid("`weight` is a whole number from 1 to 1000"));
     }
     let detail = body.told();
+    if detail.is_empty() {
+        return Err(ApiError::invalid("nothing to change: `weight`, `max_in_flight` or `state` is needed"));
+    }
     let PatchBody { weight, max_in_flight, state } = body;
     let what = Alteration::Patch { backend: name.clone(), weight, max_in_flight, state: state.map(Wanted::from) };
     change(&admin, &pool, &caller, backend_condition(&caller, &name), what).await?;

@@ -56,7 +56,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let query = Query::from_request_parts(parts, state).await;
-        query.map(|Query(value)| Self(value)).map_err(|rejection| ApiError::invalid(rejection.body_text()))
+        query.map(|Query(value)| Self(value)).map_err(|rejection| {
+            // What follows the extractor's own words is the key and what is wrong with it.
+            let text = rejection.body_text();
+            ApiError::invalid(text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text))
+        })
     }
 }
 
