@@ -182,3 +182,16 @@ fn what_was_learned_can_be_carried_and_a_switch_takes_the_file_over() {
         "and kept over a switch back and forth"
     );
 }
+
+/// However little traffic there is: nobody who may answer is left out for good.
+#[test]
+fn one_request_at_a_time_reaches_every_backend() {
+    let backends = [TestBackend::saying("a"), TestBackend::saying("b"), TestBackend::saying("c")];
+    let proxy = setup(&backends.each_ref(), StrategyKind::Rl).start();
+    let mut client = proxy.client();
+    for _ in 0..20 {
+        client.get("/");
+    }
+    let counts: Vec<_> = backends.iter().map(TestBackend::count).collect();
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}

@@ -209,7 +209,8 @@ impl Agent {
                             if record.faults.trial_due(now) {
                                 scan.error_trial = Some(index);
                             }
-                        } else if record.slow_trial_due(first_interval, now) {
+                        } else if !record.known() || record.slow_trial_due(first_interval, now) {
+                            // One that never answered is looked at once, or little traffic may never get to it.
                             scan.slow_trial = Some(index);
                         }
                     }
