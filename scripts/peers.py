@@ -39,7 +39,7 @@ http {{
     proxy_buffer_size 32k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;
     upstream pool {{ {servers} keepalive 512; keepalive_requests 1000000000; }}
     server {{
-        listen 127.0.0.1:{port} reuseport backlog=4096;
+        listen 127.0.0.1:{port} {protocol} reuseport backlog=4096;
         location / {{ proxy_pass http://pool; proxy_http_version 1.1; proxy_set_header Connection ""; }}
     }}
 }}
@@ -189,13 +189,14 @@ class Bench:
             (files / str(size)).write_bytes(b"x" * size)
         return started
 
-    def proxy(self, name, wrap=(), health="http", master="on"):
-        """Starts `nginx`, `haproxy` or `evenkeel/STRATEGY`."""
+    def proxy(self, name, wrap=(), health="http", master="on", h2c=False):
+        """Starts `nginx`, `haproxy` or `evenkeel/STRATEGY`. `h2c`: nginx speaks HTTP/2 in place of HTTP/1.1."""
         def servers(line):
             return "\n".join(line.format(i=i + 1, port=port) for i, port in enumerate(self.ports))
         if name == "nginx":
             return self._start(name, NGINX_CONF, "nginx.conf", ["nginx", "-c", "{config}", "-p", "{dir}"], wrap,
-                               master=master, servers=servers("server 127.0.0.1:{port} max_fails=0;"))
+                               master=master, protocol="http2" if h2c else "",
+                               servers=servers("server 127.0.0.1:{port} max_fails=0;"))
         if name == "haproxy":
             return self._start(name, HAPROXY_CFG, "haproxy.cfg", ["haproxy", "-f", "{config}", "-db"], wrap,
                                servers=servers("    server s{i} 127.0.0.1:{port}"))

@@ -21,6 +21,10 @@ use crate::upstream::http1::response::{Head, is_event_stream};
 use crate::upstream::http1::{Asks, Connection, Exchange, ExchangeTimeouts};
 use crate::upstream::{Fault, Stream, UpstreamError, connect, connect_any};
 
+/// Largest read of a body for an HTTP/2 client: a connection has many streams, and each may have a client that reads
+/// slowly. With it such a stream holds some 300 KiB; larger reads gain nothing, its frames have 16 KiB (scripts/memory).
+const STREAM_READ: usize = 64 * 1024;
+
 /// What stays the same over all attempts of a request.
 pub(super) struct Order<'a> {
     pub(super) downstream: &'a Downstream,
@@ -204,7 +208,8 @@ impl Proxy {
             total: order.total,
         };
         let method = story.head.method.clone();
-        Exchange::new(connection, method, body, order.framing, order.asks, timeouts)
+        let exchange = Exchange::new(connection, method, body, order.framing, order.asks, timeouts);
+        if story.head.version == http::Version::HTTP_2 { exchange.reading_at_most(STREAM_READ) } else { exchange }
     }
 
     async fn attempt_http2<B>(

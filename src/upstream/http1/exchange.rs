@@ -99,6 +99,8 @@ pub struct Exchange<B> {
     keep_alive: bool,
     /// Bytes of the response were read after those that brought its head.
     read_on: bool,
+    /// The largest read of a body.
+    most_read: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +156,15 @@ where
             decoder: Decoder::Done,
             keep_alive: false,
             read_on: false,
+            most_read: BULK_READ,
         }
+    }
+
+    /// Reads at most `most` bytes of the response's body at once: what is read waits in memory for a slow client.
+    #[must_use]
+    pub fn reading_at_most(mut self, most: usize) -> Self {
+        self.most_read = most;
+        self
     }
 
     /// Sends the request and waits for the final response head. `informational` is called for each 1xx but 100 and 101.
@@ -562,7 +572,7 @@ where
                 Ok(None) => {}
                 Err(what) => return Poll::Ready(Some(Err(Fault::Protocol(what)))),
             }
-            let want = exchange.decoder.read_size();
+            let want = exchange.decoder.read_size().min(exchange.most_read);
             exchange.read_on = true;
             match exchange.connection.poll_fill(cx, want) {
                 Poll::Ready(Ok(0)) => {
