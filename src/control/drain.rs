@@ -7,11 +7,14 @@ use tokio::time::Instant;
 
 use super::{Control, Order};
 use crate::admin::{ChangeError, Phase};
+use crate::clock;
 use crate::listener::Command;
 
 /// How often the drain looks whether connections are left, and how often it says so.
 const LOOK: Duration = Duration::from_millis(50);
 const TELL: Duration = Duration::from_secs(5);
+/// How often it is asked whether systemd wants to hear that we live.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// How the balancer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +72,12 @@ impl Control {
     /// Waits for `pause`; `true` when a second order to end came first. Reloads are refused meanwhile.
     async fn interrupted(&mut self, pause: impl Future<Output = ()>) -> bool {
         tokio::pin!(pause);
+        // A drain may last longer than the watchdog's patience.
+        let mut pulse = tokio::time::interval(PULSE);
         loop {
             tokio::select! {
                 () = &mut pause => return false,
+                _ = pulse.tick() => self.notifier.live(&self.census.beats(), clock::now()),
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(_)) => tracing::warn!("draining: not reloaded"),
                     // Who asked hears that the balancer is stopping.
