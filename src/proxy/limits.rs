@@ -19,13 +19,15 @@ use crate::config::ClientLimitsPlan;
 const SHARDS: usize = 64;
 /// Clients known in a shard at once: 131,072 in all, some 8 MiB.
 const MOST_PER_SHARD: usize = 2048;
+/// Between two looks through a full shard for clients that have gone.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// A client may send so much of its second at once.
 const BURST: Duration = Duration::from_secs(1);
 
 /// What clients of a listener have taken.
 #[derive(Debug)]
 pub struct ClientTable {
-    shards: Box<[Mutex<HashMap<Key, Taken>>]>,
+    shards: Box<[Mutex<Shard>]>,
     born: Instant,
     /// Refused (or, in a dry run, counted only): connections, requests.
     limited: [AtomicU64; 2],
@@ -53,6 +55,13 @@ impl Key {
             IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 64) as u64),
         }
     }
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    clients: HashMap<Key, Taken>,
+    /// When it was last looked through, nanoseconds after the table's birth.
+    swept: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -131,7 +140,7 @@ impl ClientTable {
         !dry_run
     }
 
-    fn shard(&self, key: Key) -> MutexGuard<'_, HashMap<Key, Taken>> {
+    fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
         let hash = match key {
             Key::V4(bits) => stable_hash(&bits.to_ne_bytes()),
             Key::V6(bits) => stable_hash(&bits.to_ne_bytes()),
@@ -141,22 +150,27 @@ impl ClientTable {
     }
 
     /// The client's entry; `None`: the shard is full of others.
-    fn entry<'a>(&self, shard: &'a mut HashMap<Key, Taken>, key: Key) -> Option<&'a mut Taken> {
-        if shard.len() >= MOST_PER_SHARD && !shard.contains_key(&key) {
+    fn entry<'a>(&self, shard: &'a mut Shard, key: Key) -> Option<&'a mut Taken> {
+        let Shard { clients, swept } = shard;
+        if clients.len() >= MOST_PER_SHARD && !clients.contains_key(&key) {
             let now = clock::now().saturating_duration_since(self.born).as_nanos() as u64;
-            shard.retain(|_, taken| taken.connections > 0 || taken.paid_until > now);
-            if shard.len() >= MOST_PER_SHARD {
+            // Not for every newcomer: a crowd of strangers must not cost a look at all others each.
+            if now.saturating_sub(*swept) >= SWEEP_PAUSE.as_nanos() as u64 {
+                *swept = now;
+                clients.retain(|_, taken| taken.connections > 0 || taken.paid_until > now);
+            }
+            if clients.len() >= MOST_PER_SHARD {
                 return None;
             }
         }
-        Some(shard.entry(key).or_default())
+        Some(clients.entry(key).or_default())
     }
 }
 
 impl Drop for ClientConnection {
     fn drop(&mut self) {
         if let Some((table, key)) = self.0.take()
-            && let Some(taken) = table.shard(key).get_mut(&key)
+            && let Some(taken) = table.shard(key).clients.get_mut(&key)
         {
             taken.connections = taken.connections.saturating_sub(1);
         }
@@ -223,7 +237,7 @@ mod tests {
         let one = plan(1, 0.0, false);
         let held: Vec<_> =
             (0..200_000u32).map(|n| table.connect(&one, IpAddr::from(n.to_be_bytes())).unwrap()).collect();
-        let known = || table.shards.iter().map(|shard| shard.lock().unwrap().len()).sum::<usize>();
+        let known = || table.shards.iter().map(|shard| shard.lock().unwrap().clients.len()).sum::<usize>();
         assert!(known() <= SHARDS * MOST_PER_SHARD);
         drop(held);
         // Who has nothing open makes room for others.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite as suite};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::{ServerConfig, SupportedCipherSuite};
 use tokio_rustls::TlsAcceptor;
 
 use super::pem::{certified, roots};
@@ -18,6 +19,20 @@ use crate::config::{ListenerTlsPlan, Secret, TlsVersion};
 /// Versions spoken. 1.0 and 1.1 do not exist in rustls.
 const SINCE_12: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 const SINCE_13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// What is preferred, whatever order clients name: Mozilla's recommendation, the cheapest of the strong ones first. All
+/// have forward secrecy and authenticated encryption.
+const SUITES: &[SupportedCipherSuite] = &[
+    suite::TLS13_AES_128_GCM_SHA256,
+    suite::TLS13_AES_256_GCM_SHA384,
+    suite::TLS13_CHACHA20_POLY1305_SHA256,
+    suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
 
 /// TLS of one listener, made from its plan and the files of the moment.
 #[derive(Debug)]
@@ -44,7 +59,8 @@ impl Server {
             TlsVersion::V12 => SINCE_12,
             TlsVersion::V13 => SINCE_13,
         };
-        let builder = ServerConfig::builder_with_provider(provider());
+        let provider = Arc::new(CryptoProvider { cipher_suites: SUITES.to_vec(), ..(*provider()).clone() });
+        let builder = ServerConfig::builder_with_provider(provider);
         let builder = builder.with_protocol_versions(versions).map_err(TlsError::Refused)?;
         let (builder, client_ca) = match &plan.client_ca {
             None => (builder.with_no_client_auth(), Vec::new()),
@@ -65,6 +81,7 @@ impl Server {
             shown.push((key, leaf.names));
         }
         let mut config = builder.with_cert_resolver(Arc::new(BySni::new(shown)));
+        config.ignore_client_order = true;
         config.alpn_protocols =
             if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
         // Sessions are kept by clients, in tickets whose key changes every six hours; nothing is kept here.
