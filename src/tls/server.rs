@@ -59,8 +59,8 @@ impl Server {
             TlsVersion::V12 => SINCE_12,
             TlsVersion::V13 => SINCE_13,
         };
-        let provider = Arc::new(CryptoProvider { cipher_suites: SUITES.to_vec(), ..(*provider()).clone() });
-        let builder = ServerConfig::builder_with_provider(provider);
+        let ours = CryptoProvider { cipher_suites: SUITES.to_vec(), ..(*provider()).clone() };
+        let builder = ServerConfig::builder_with_provider(Arc::new(ours));
         let builder = builder.with_protocol_versions(versions).map_err(TlsError::Refused)?;
         let (builder, client_ca) = match &plan.client_ca {
             None => (builder.with_no_client_auth(), Vec::new()),
