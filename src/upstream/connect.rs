@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use super::error::Fault;
 use super::stream::Stream;
+use crate::clock;
 use crate::tls::{Alpn, Connector};
 
 /// Connects to the first of `addresses` that accepts, within `timeout` in all: one that does not answer leaves the next
@@ -22,9 +22,9 @@ pub async fn connect_any(
     secure: Option<(&Connector, Alpn)>,
 ) -> Result<(SocketAddr, Stream), Fault> {
     let mut last = Fault::Unresolved;
-    let deadline = Instant::now() + timeout;
+    let deadline = clock::now() + timeout;
     for (tried, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(clock::now());
         let untried = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         match connect(*address, left / untried, secure).await {
             Ok(stream) => return Ok((*address, stream)),
