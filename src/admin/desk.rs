@@ -35,7 +35,7 @@ pub(super) struct Desk {
 
 #[derive(Default)]
 struct Book {
-    open: HashMap<u128, Lease>,
+    open: HashMap<u128, Box<Lease>>,
     /// When each was given out, oldest first; those that had their feedback are still in it.
     given: VecDeque<(Instant, u128)>,
     closed: HashMap<u128, Missing>,
@@ -56,14 +56,14 @@ impl Desk {
     }
 
     /// Keeps a decision until its feedback.
-    pub(super) fn give_out(&self, id: u128, lease: Lease, now: Instant) {
+    pub(super) fn give_out(&self, id: u128, lease: Box<Lease>, now: Instant) {
         let mut book = self.lock();
         book.open.insert(id, lease);
         book.given.push_back((now, id));
     }
 
     /// Takes the decision that a feedback is for.
-    pub(super) fn take(&self, id: u128) -> Result<Lease, Missing> {
+    pub(super) fn take(&self, id: u128) -> Result<Box<Lease>, Missing> {
         let mut book = self.lock();
         match book.open.remove(&id) {
             Some(lease) => {

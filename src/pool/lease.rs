@@ -77,7 +77,12 @@ impl Pool {
     ///
     /// # Errors
     /// [`Unavailable`] says whether waiting in the queue can help.
-    pub fn lease(self: &Arc<Self>, live: Arc<Live>, ask: &Ask<'_>, rng: &mut SmallRng) -> Result<Lease, Unavailable> {
+    pub fn lease(
+        self: &Arc<Self>,
+        live: Arc<Live>,
+        ask: &Ask<'_>,
+        rng: &mut SmallRng,
+    ) -> Result<Box<Lease>, Unavailable> {
         let set = &live.set;
         if set.ready.is_empty() || (set.fail_open && live.plan.when_unhealthy == WhenUnhealthy::Reject) {
             return Err(Unavailable::NoneHealthy);
@@ -159,7 +164,7 @@ impl Pool {
         ticket: Option<Ticket>,
         candidates: &[Arc<Backend>],
         ask: &Ask<'_>,
-    ) -> Lease {
+    ) -> Box<Lease> {
         let place = self.ledger.decided(&Taken {
             ask,
             set: &live.set,
@@ -170,7 +175,8 @@ impl Pool {
             propensity: pick.propensity,
             asked: pick.kind != PickKind::Sticky,
         });
-        Lease {
+        // Boxed: it goes through several futures into the response's body, and copies of it cost more than this.
+        Box::new(Lease {
             backend: Arc::clone(in_flight.backend()),
             in_flight: Some(in_flight),
             pool: Arc::clone(self),
@@ -187,7 +193,7 @@ impl Pool {
             streamed: false,
             retry_after: None,
             place,
-        }
+        })
     }
 }
 
@@ -251,14 +257,14 @@ impl Lease {
 impl Lease {
     /// Ends it at `now`, which the caller has read already; returns how long it took. Dropping it does the same, with a
     /// reading of its own.
-    pub fn end(mut self, now: Instant) -> Duration {
+    pub fn end(mut self: Box<Self>, now: Instant) -> Duration {
         let total = now.saturating_duration_since(self.started);
         self.report(now, total, false);
         total
     }
 
     /// Ends it at the moment its response head was read, for a response that was whole then.
-    pub fn end_with_head(mut self, now: Instant) -> Duration {
+    pub fn end_with_head(mut self: Box<Self>, now: Instant) -> Duration {
         let total = self.first_byte.unwrap_or_default();
         self.report(now, total, false);
         total

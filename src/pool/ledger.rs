@@ -4,7 +4,6 @@
 //! Every worker writes to a shard of its own, so its lock is never waited for but by a reader. A shard keeps a bounded
 //! number of decisions and reuses their buffers: once it is full, nothing is allocated any more.
 
-use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -156,11 +155,31 @@ struct Shard {
 
 #[derive(Debug, Default)]
 struct Book {
-    /// Number of the first entry.
-    first: u64,
-    entries: VecDeque<Entry>,
+    /// Decisions written so far: the number of the next one.
+    written: u64,
+    /// A ring: decision `n` lies at `n % KEPT`. Written over in place, as moving an entry costs 200 bytes each way.
+    entries: Vec<Entry>,
     /// Decisions of the learning agent, by kind.
     kinds: [u64; PickKind::ALL.len()],
+}
+
+impl Book {
+    /// Whether the decision of that number has not been written over.
+    fn kept(&self, number: u64) -> bool {
+        number < self.written && number + KEPT as u64 >= self.written
+    }
+
+    /// The entries, newest first.
+    fn newest(&self) -> impl Iterator<Item = &Entry> {
+        let (older, newer) = self.entries.split_at(slot(self.written).min(self.entries.len()));
+        // Until the ring is full all lie in the first half, afterwards the oldest begin the second.
+        older.iter().rev().chain(newer.iter().rev())
+    }
+}
+
+/// Where the decision of that number lies.
+fn slot(number: u64) -> usize {
+    (number % KEPT as u64) as usize
 }
 
 /// The decisions of one pool.
@@ -191,23 +210,23 @@ impl Ledger {
         if kind == StrategyKind::Rl {
             book.kinds[taken.kind as usize] += 1;
         }
-        let mut entry = if book.entries.len() >= KEPT {
-            book.first += 1;
-            book.entries.pop_front().unwrap_or_else(|| Entry::new(taken))
-        } else {
-            Entry::new(taken)
-        };
-        entry.write(taken, strategy);
-        let number = book.first + book.entries.len() as u64;
-        book.entries.push_back(entry);
+        let number = book.written;
+        book.written += 1;
+        match book.entries.get_mut(slot(number)) {
+            Some(entry) => entry.write(taken, strategy),
+            None => {
+                let mut entry = Entry::new(taken);
+                entry.write(taken, strategy);
+                book.entries.push(entry);
+            }
+        }
         Place { shard, number }
     }
 
     /// The decision at `place` ended.
     pub(super) fn ended(&self, place: Place, ending: Ending, total: Duration) {
         let mut book = self.shard(place.shard);
-        let index = place.number.checked_sub(book.first).map(|index| index as usize);
-        if let Some(entry) = index.and_then(|index| book.entries.get_mut(index)) {
+        if let Some(entry) = book.kept(place.number).then(|| book.entries.get_mut(slot(place.number))).flatten() {
             entry.ended = Some((ending, total));
         }
     }
@@ -215,8 +234,10 @@ impl Ledger {
     /// What was written at `place`, while it is kept.
     pub(super) fn at(&self, place: Place) -> Option<Decided> {
         let book = self.shard(place.shard);
-        let index = place.number.checked_sub(book.first)?;
-        book.entries.get(index as usize).map(Entry::read)
+        if !book.kept(place.number) {
+            return None;
+        }
+        book.entries.get(slot(place.number)).map(Entry::read)
     }
 
     /// The decisions of the request with this identifier, one an attempt, oldest first.
@@ -234,7 +255,7 @@ impl Ledger {
 
     /// The last `count` decisions, newest first.
     pub fn last(&self, count: usize) -> Vec<Decided> {
-        let newest = |shard| lock(shard).entries.iter().rev().take(count).map(Entry::read).collect::<Vec<_>>();
+        let newest = |shard| lock(shard).newest().take(count).map(Entry::read).collect::<Vec<_>>();
         let mut all: Vec<_> = self.shards.iter().flat_map(newest).collect();
         all.sort_by_key(|decided| std::cmp::Reverse(decided.at));
         all.truncate(count);
@@ -293,8 +314,8 @@ impl Entry {
     fn write(&mut self, taken: &Taken<'_>, strategy: &dyn Strategy) {
         let id = cut(taken.ask.id);
         self.id_length = id.len();
-        for (kept, byte) in self.id.iter_mut().zip(id) {
-            *kept = *byte;
+        if let Some(kept) = self.id.get_mut(..id.len()) {
+            kept.copy_from_slice(id);
         }
         self.at = taken.ask.now;
         self.strategy = taken.strategy.0;

@@ -195,7 +195,7 @@ impl Proxy {
         live: Arc<Live>,
         tried: &[BackendId],
         story: &mut Story,
-    ) -> Result<Lease, Refusal> {
+    ) -> Result<Box<Lease>, Refusal> {
         let now = if tried.is_empty() { story.arrived } else { clock::now() };
         let peer = &story.downstream;
         let key = Some(if story.client == peer.peer { peer.key } else { address_key(story.client) });
@@ -279,7 +279,7 @@ where
 }
 
 /// The backend's answer, with lease and story on board.
-fn respond<B>(answer: Answer<B>, lease: Lease, mut story: Box<Story>) -> Response<ProxyBody<B>>
+fn respond<B>(answer: Answer<B>, lease: Box<Lease>, mut story: Box<Story>) -> Response<ProxyBody<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,

@@ -44,7 +44,7 @@ pub(super) struct Story {
     pub(super) connect: Option<Duration>,
     pub(super) first_byte: Option<Duration>,
     /// The attempt whose response is being sent; ends before the story is told.
-    pub(super) lease: Option<Lease>,
+    pub(super) lease: Option<Box<Lease>>,
     /// Telemetry of its response, where that is a stream.
     pub(super) meter: Option<Box<Meter>>,
     /// The lease has ended, or there was none.

@@ -45,13 +45,13 @@ fn names_upgrade(headers: &HeaderMap) -> bool {
 #[derive(Debug)]
 pub struct Tunnel {
     backend: Upgraded,
-    lease: Lease,
+    lease: Box<Lease>,
     story: Box<Story>,
     idle: Duration,
 }
 
 impl Tunnel {
-    pub(super) fn new(backend: Upgraded, lease: Lease, story: Box<Story>) -> Self {
+    pub(super) fn new(backend: Upgraded, lease: Box<Lease>, story: Box<Story>) -> Self {
         let idle = lease.live().plan.timeouts.tunnel_idle;
         Self { backend, lease, story, idle }
     }
