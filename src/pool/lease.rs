@@ -257,14 +257,14 @@ impl Lease {
 impl Lease {
     /// Ends it at `now`, which the caller has read already; returns how long it took. Dropping it does the same, with a
     /// reading of its own.
-    pub fn end(mut self: Box<Self>, now: Instant) -> Duration {
+    pub fn end(&mut self, now: Instant) -> Duration {
         let total = now.saturating_duration_since(self.started);
         self.report(now, total, false);
         total
     }
 
     /// Ends it at the moment its response head was read, for a response that was whole then.
-    pub fn end_with_head(mut self: Box<Self>, now: Instant) -> Duration {
+    pub fn end_with_head(&mut self, now: Instant) -> Duration {
         let total = self.first_byte.unwrap_or_default();
         self.report(now, total, false);
         total
