@@ -41,12 +41,13 @@ fuzz_target!(|input: &[u8]| {
     let outbound = Outbound {
         head: &head,
         downstream: &downstream,
-        host: &host,
+        host: host.as_bytes(),
         request_id: &id,
         framing: body_framing(&head.method, framed.content_length, has_body),
         asks,
         connection_field: head.headers.contains_key(header::CONNECTION),
         own_cookie: None,
+        orca: false,
     };
     let mut wire = Vec::new();
     outbound.write(&mut wire);
