@@ -9,7 +9,8 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The commands there are; the help must list exactly these.
-const COMMANDS: [&str; 10] = ["run", "check", "quick", "demo", "mock", "ctl", "top", "simulate", "completions", "man"];
+const COMMANDS: [&str; 12] =
+    ["run", "check", "quick", "demo", "mock", "ctl", "top", "simulate", "replay", "prove", "completions", "man"];
 
 fn evenkeel(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));

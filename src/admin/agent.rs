@@ -386,7 +386,8 @@ pub(super) struct ExplainQuery {
 }
 
 /// Why the last requests went where they went.
-#[utoipa::path(get, path = "/api/v1/explain", tag = "agent", params(ExplainQuery), responses((status = 200, body = Vec<DecisionView>), ReadErrors))]
+#[utoipa::path(get, path = "/api/v1/explain", tag = "agent", params(ExplainQuery),
+    responses((status = 200, body = Vec<DecisionView>), ReadErrors, (status = 422, description = "A query that is not understood", body = ErrorBody)))]
 pub(super) async fn explain_last(
     State(admin): Admin,
     Asked(query): Asked<ExplainQuery>,

@@ -25,6 +25,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let bytes = Bytes::from_request(request, state).await;
         let bytes =
             bytes.map_err(|rejection| ApiError::new(rejection.status(), "bad_request", rejection.body_text()))?;
+        // serde would fill a struct from an array too, by position: nobody means that.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(ApiError::invalid("the body is an array where an object is expected"));
+        }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => ApiError::invalid(error.to_string()),
             serde_json::error::Category::Io

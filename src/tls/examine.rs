@@ -7,9 +7,7 @@ use super::pem::{Half, certified, chain, roots};
 use super::x509::Certificate;
 use super::{Clients, TlsError, WARNING_DAYS};
 use crate::clock;
-use crate::config::{
-    BackendTlsPlan, CertificatePlan, HostMatch, ListenerTlsPlan, Plan, Severity, join_key, show_duration,
-};
+use crate::config::{BackendTlsPlan, CertificatePlan, HostMatch, ListenerTlsPlan, Plan, Severity, join_key};
 
 /// Something wrong with a certificate, key or CA.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,10 +112,9 @@ fn validity(file: &Path, at: &str, faults: &mut Vec<Fault>) -> Option<Certificat
 pub(super) fn of_this_time(certificate: &Certificate, now: u64) -> Option<(String, &'static str)> {
     const DAY: i64 = 24 * 3600;
     let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let whole_days = |seconds: i64| std::time::Duration::from_secs((seconds / DAY * DAY).max(0) as u64);
     let (since, left) = (now - certificate.not_after, certificate.not_after - now);
     if since >= 0 {
-        let ago = if since < DAY { "today".to_owned() } else { format!("{} ago", show_duration(whole_days(since))) };
+        let ago = if since < DAY { "today".to_owned() } else { format!("{}d ago", since / DAY) };
         Some((format!("has expired {ago}"), "clients refuse it: renew it"))
     } else if certificate.not_before > now {
         Some(("is not valid yet".to_owned(), "clients refuse it until then; is the clock right?"))

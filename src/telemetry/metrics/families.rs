@@ -201,7 +201,8 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         for family in ALL {
             assert!(family.name.starts_with("evenkeel_") || family.name.starts_with("process_"), "{}", family.name);
-            assert!(family.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", family.name);
+            let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            assert!(family.name.bytes().all(fits), "{}", family.name);
             assert_eq!(family.kind == Kind::Counter, family.name.ends_with("_total"), "{}", family.name);
             assert!(family.help.ends_with('.') && !family.help.contains('\n'), "{}", family.name);
             assert!(!family.labels.iter().any(|label| ["path", "client", "le", "quantile"].contains(label)));
