@@ -74,11 +74,18 @@ impl Desk {
         }
     }
 
-    /// Ends decisions whose feedback is overdue. Call it about once a second.
+    /// Ends decisions whose feedback is overdue, and those for a backend that had to be empty by now: a drain's deadline
+    /// holds for a decision as it does for a request. Call it about once a second.
     pub(super) fn expire(&self, now: Instant) {
         let mut overdue = Vec::new();
         {
             let mut book = self.lock();
+            let late = |lease: &Lease| lease.backend().drain_deadline().is_some_and(|deadline| deadline <= now);
+            let left: Vec<u128> = book.open.iter().filter(|(_, lease)| late(lease)).map(|(id, _)| *id).collect();
+            for id in left {
+                overdue.extend(book.open.remove(&id));
+                book.close(id, Missing::Expired);
+            }
             while let Some((at, id)) = book.given.front().copied() {
                 if now.saturating_duration_since(at) < PATIENCE {
                     break;
@@ -147,6 +154,23 @@ mod tests {
         let blamed = AttemptResult::ALL.into_iter().filter(|result| *result != AttemptResult::Ok);
         let counts: Vec<_> = blamed.map(|result| (result.name(), backend.stats.attempts(result))).collect();
         assert!(counts.iter().all(|(name, count)| *count == u64::from(*name == "client_gone")), "{counts:?}");
+    }
+
+    #[test]
+    fn a_backend_that_leaves_waits_for_a_decision_no_longer_than_for_a_request() {
+        let start = Instant::now();
+        let backends = vec![BackendPlan::new("a", "127.0.0.1:1".parse().unwrap())];
+        let pool = Pool::new(Arc::new(PoolPlan::new("p", StrategyKind::Rl, backends)), start);
+        let (backend, desk) = (pool.backend("a").unwrap(), Desk::default());
+        let mut rng = SmallRng::seed_from_u64(1);
+        let ask = Ask { id: b"x", key: None, tried: &[], pinned: None, queued: false, now: start };
+        desk.give_out(1, pool.lease(pool.live(), &ask, &mut rng).unwrap(), start);
+        let deadline = start + Duration::from_secs(5);
+        backend.set_drain_deadline(Some(deadline));
+        desk.expire(start + Duration::from_secs(4));
+        assert_eq!(backend.in_flight(), 1);
+        desk.expire(deadline);
+        assert_eq!((backend.in_flight(), desk.take(1).err()), (0, Some(Missing::Expired)));
     }
 
     #[test]
