@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use tokio_util::io::poll_read_buf;
 
+use super::buffers;
 use crate::upstream::{Counted, Stream};
 
 /// Size of the first read of a response: 8 % less CPU on 16 KiB responses than 8 KiB (docs/performance.md).
@@ -20,7 +21,10 @@ const LEAST_ROOM: usize = 2 * 1024;
 #[derive(Debug)]
 pub struct Connection {
     pub(super) stream: Stream,
+    /// Bytes that have arrived. Between two requests it has no room: the worker's connections share their buffers.
     pub(super) read: BytesMut,
+    /// Whether `read` was allocated for this connection: of another size than those that are shared.
+    own: bool,
     /// Reused for every head that is sent.
     pub(super) write: Vec<u8>,
     /// Whether a request was answered on it before.
@@ -44,7 +48,14 @@ impl Connection {
     /// its exchange and back.
     pub fn new(stream: Stream, open: &Arc<AtomicU64>) -> Box<Self> {
         let counted = Counted::new(open);
-        Box::new(Self { stream, read: BytesMut::new(), write: Vec::with_capacity(1024), reused: false, counted })
+        Box::new(Self {
+            stream,
+            read: BytesMut::new(),
+            own: false,
+            write: Vec::with_capacity(1024),
+            reused: false,
+            counted,
+        })
     }
 
     /// The stream and what was already read of it.
@@ -87,6 +98,15 @@ impl Connection {
         matches!(socket.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// The exchange is over and nothing is left unread: the next one may begin.
+    pub(super) fn rest(&mut self) {
+        self.reused = true;
+        let buffer = std::mem::take(&mut self.read);
+        if !std::mem::take(&mut self.own) {
+            buffers::give(buffer);
+        }
+    }
+
     /// Reads once, with room for `want` bytes; `Ok(0)`: the backend has closed.
     #[inline]
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<usize>> {
@@ -94,7 +114,12 @@ impl Connection {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the backend was removed")));
         }
         if self.read.capacity() - self.read.len() < want.min(LEAST_ROOM) {
-            self.read.reserve(want);
+            if self.read.capacity() == 0 && want <= FIRST_READ {
+                self.read = buffers::take();
+            } else if !self.read.try_reclaim(want) {
+                self.own = true;
+                self.read.reserve(want);
+            }
         }
         poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read)
     }

@@ -541,7 +541,7 @@ where
         let reusable = exchange.keep_alive && exchange.sent_whole() && exchange.connection.read.is_empty();
         reusable.then(|| {
             let mut connection = exchange.connection;
-            connection.reused = true;
+            connection.rest();
             connection
         })
     }

@@ -4,6 +4,7 @@
 //! request and receives the response at the same time. The parsers are pure functions over bytes: property-tested here,
 //! fuzzed in `fuzz/`.
 
+mod buffers;
 pub mod chunked;
 mod connection;
 mod exchange;
