@@ -7,16 +7,22 @@ use std::sync::Arc;
 
 use evenkeel::config::ListenerPlan;
 use evenkeel::proxy::Downstream;
-use evenkeel::proxy::headers::{client_address, request_id};
+use evenkeel::proxy::forwarded::client_address;
+use evenkeel::proxy::headers::request_id;
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 
 fuzz_target!(|input: &[u8]| {
     let mut headers = HeaderMap::new();
+    if input.is_empty() {
+        return;
+    }
     for line in input.split(|byte| *byte == b'\n') {
         let Ok(value) = HeaderValue::from_bytes(line) else { return };
-        headers.append("x-forwarded-for", value.clone());
+        // The older notation or the newer one: the first byte says which.
+        let name = if input[0] & 1 == 0 { "x-forwarded-for" } else { "forwarded" };
+        headers.append(name, value.clone());
         headers.append("x-request-id", value);
     }
     let peer = [10, 0, 0, 1].into();

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use evenkeel::config::ListenerPlan;
+use evenkeel::config::{Address, ListenerPlan};
 use evenkeel::proxy::headers::{Outbound, body_framing, host};
 use evenkeel::proxy::{Downstream, framing};
 use evenkeel::upstream::http1::Asks;
@@ -38,10 +38,12 @@ fuzz_target!(|input: &[u8]| {
     let asks = Asks { expect_continue: framed.expect_continue, upgrade: false };
     let id = HeaderValue::from_static("id");
     let host = host(&head);
+    let address: Address = "192.0.2.2:9000".parse().unwrap_or_else(|error| panic!("{error}"));
     let outbound = Outbound {
         head: &head,
         downstream: &downstream,
-        host: host.as_bytes(),
+        named_host: host.as_bytes(),
+        address: &address,
         request_id: &id,
         framing: body_framing(&head.method, framed.content_length, has_body),
         asks,

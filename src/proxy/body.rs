@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use super::access_log::End;
 use super::headers;
 use super::story::Story;
-use super::{Refusal, Upload};
+use super::{Downstream, Refusal, Upload};
 use crate::backend::Ending;
 use crate::clock::{self, Deadline};
 use crate::upstream::Fault;
@@ -47,6 +47,8 @@ pub struct RequestBody<B> {
     forgotten: bool,
     /// Until the client's last byte was read.
     upload: Option<Upload>,
+    /// The connection that it comes on.
+    downstream: Rc<Downstream>,
 }
 
 impl<B> RequestBody<B> {
@@ -67,6 +69,7 @@ impl<B> RequestBody<B> {
             most_kept: 0,
             forgotten: false,
             upload: Some(Upload::begin(downstream)),
+            downstream: Rc::clone(downstream),
         }
     }
 
@@ -165,7 +168,7 @@ where
             if !self.over_http2 && trailers.is_empty() {
                 return Poll::Ready(Some(Err(Fault::ClientBody("a bare LF after the last chunk".into()))));
             }
-            headers::strip_trailers(trailers);
+            headers::strip_request_trailers(trailers, &self.downstream);
         }
         if let Some(data) = frame.data_ref() {
             let received = self.received.get() + data.len() as u64;

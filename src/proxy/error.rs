@@ -169,17 +169,19 @@ impl Refusal {
             }
             Self::MethodNotAllowed => {
                 headers.insert(header::ALLOW, METHODS);
+                // What follows a CONNECT is no HTTP.
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Malformed(_) | Self::NotImplemented(_) | Self::BodyTooLarge | Self::RequestTimeout => {
+            Self::Malformed(_)
+            | Self::NotImplemented(_)
+            | Self::BodyTooLarge
+            | Self::RequestTimeout
+            | Self::TargetTooLong
+            | Self::HeadTooLarge => {
                 // What is left of such a request must not be read as the next one.
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::LastHop
-            | Self::NoRoute
-            | Self::TargetTooLong
-            | Self::HeadTooLarge
-            | Self::BackendFailed
-            | Self::BackendTimeout => {}
+            Self::LastHop | Self::NoRoute | Self::BackendFailed | Self::BackendTimeout => {}
         }
         response
     }

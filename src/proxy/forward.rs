@@ -244,9 +244,8 @@ impl Proxy {
                 }
             };
             let lent = Lent::new(body.take(), order.downstream.listener.body_idle_timeout);
-            let address = backend.address.to_string();
             let scheme = if lease.live().plan.protocol == Protocol::H2c { "http" } else { "https" };
-            let error = match outbound(order, story, lease).to_http2(lent.to_body(), scheme, &address) {
+            let error = match outbound(order, story, lease).to_http2(lent.to_body(), scheme) {
                 Ok(request) => {
                     let head = permit.send(request);
                     match wait_for_head(head, &lent, order, lease).await {
@@ -296,7 +295,8 @@ fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbou
     Outbound {
         head: &story.head,
         downstream: order.downstream,
-        host: story.host.as_bytes(),
+        named_host: story.host.as_bytes(),
+        address: &lease.backend().address,
         request_id: &story.request_id,
         framing: order.framing,
         asks: order.asks,

@@ -151,7 +151,8 @@ fn hosts(head: &Parts, fields: &Fields<'_>, is_known: bool) -> Result<(), Refusa
     if fields.hosts > 1 {
         return Err(Refusal::Malformed("more than one Host"));
     }
-    if !is_known && !is_host(host.as_bytes()) {
+    // A port of nothing names nobody (RFC 9110 section 4.2.1); an empty field stands for a client without a name for us.
+    if !is_known && (host.as_bytes().first() == Some(&b':') || !is_host(host.as_bytes())) {
         return Err(Refusal::Malformed("Host is not valid"));
     }
     let disagrees =
@@ -218,7 +219,11 @@ fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, Refusal> {
         return Err(Refusal::Malformed("Content-Length is not a number"));
     }
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    length.map(Some).ok_or(Refusal::Malformed("Content-Length is too large"))
+    // Others count in signed numbers: what overflows there must not look sound here.
+    length
+        .filter(|length| i64::try_from(*length).is_ok())
+        .map(Some)
+        .ok_or(Refusal::Malformed("Content-Length is too large"))
 }
 
 /// Only one exact `chunked`, in HTTP/1.1, without `Content-Length`.
@@ -270,6 +275,10 @@ mod tests {
         };
         assert_eq!(refusal(both), Some(400));
         assert_eq!(refusal(|r| r.uri("/").header("host", "a").header("content-length", "+1")), Some(400));
+        let longest = "9223372036854775808";
+        assert_eq!(refusal(|r| r.uri("/").header("host", "a").header("content-length", longest)), Some(400));
+        assert_eq!(refusal(|r| r.uri("/").header("host", "")), None);
+        assert_eq!(refusal(|r| r.uri("/").header("host", ":80")), Some(400));
         assert_eq!(refusal(|r| r.uri(format!("/{}", "a".repeat(17 << 10))).header("host", "a")), Some(414));
         assert_eq!(refusal(|r| r.uri("/").header("host", "a").header("x", "a".repeat(65 << 10))), Some(431));
         let many = |mut r: http::request::Builder| {

@@ -1,7 +1,5 @@
 //! The headers a proxy owns: what is dropped, what is added, whom to believe (reliability.md §4).
 
-use std::net::IpAddr;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
@@ -10,8 +8,9 @@ use smallvec::SmallVec;
 
 use super::Downstream;
 use super::affinity::cookies_without;
+use super::forwarded;
 use super::orca;
-use crate::config::Cidr;
+use crate::config::Address;
 use crate::upstream::http1::Asks;
 use crate::upstream::http1::request::{BodyFraming, is_hop_by_hop, write_end, write_field, write_headers, write_line};
 
@@ -19,42 +18,8 @@ use crate::upstream::http1::request::{BodyFraming, is_hop_by_hop, write_end, wri
 pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-const FORWARDED_FOR: &str = "x-forwarded-for";
-const FORWARDED_PROTO: &str = "x-forwarded-proto";
-const FORWARDED_HOST: &str = "x-forwarded-host";
-
 /// Longest identifier taken over from a trusted proxy.
 const LONGEST_REQUEST_ID: usize = 128;
-
-/// Who the client is, for keys, logs and limits: the peer, or what a trusted proxy says, read from right to left
-/// through the trusted ranges only.
-pub fn client_address(headers: &HeaderMap, downstream: &Downstream) -> IpAddr {
-    if !downstream.trusted {
-        return downstream.peer;
-    }
-    let trusted: &[Cidr] = &downstream.listener.trusted_proxies;
-    let mut client = downstream.peer;
-    let lines: SmallVec<[&HeaderValue; 4]> = headers.get_all(FORWARDED_FOR).iter().collect();
-    for line in lines.iter().rev() {
-        for element in line.as_bytes().rsplit(|byte| *byte == b',') {
-            let Some(address) = parse_address(element.trim_ascii()) else { return client };
-            client = address.to_canonical();
-            if !trusted.iter().any(|range| range.contains(client)) {
-                return client;
-            }
-        }
-    }
-    client
-}
-
-/// An element of `X-Forwarded-For`: an address, perhaps with a port or in brackets.
-fn parse_address(element: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(element).ok()?;
-    text.parse()
-        .ok()
-        .or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
-        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
-}
 
 /// The identifier of a request: a trusted proxy's, or a new one of 128 random bits.
 #[inline]
@@ -94,8 +59,10 @@ pub struct Outbound<'a> {
     pub head: &'a Parts,
     /// The connection it came on.
     pub downstream: &'a Downstream,
-    /// The host it is for.
-    pub host: &'a [u8],
+    /// The host it is for, where the client named one.
+    pub named_host: &'a [u8],
+    /// Where it goes: stands for a host that the client did not name.
+    pub address: &'a Address,
     /// The identifier of the request.
     pub request_id: &'a HeaderValue,
     /// How its body is framed.
@@ -121,7 +88,10 @@ impl Outbound<'_> {
         } else {
             write_line(out, head.method.as_str(), target);
         }
-        write_field(out, "host", self.host);
+        match self.named_host {
+            [] => write_field(out, "host", self.address.to_string().as_bytes()),
+            host => write_field(out, "host", host),
+        }
         let dropped = if self.connection_field { named_by_connection(&head.headers) } else { SmallVec::new() };
         let crumbs = head.version == Version::HTTP_2 && self.own_cookie.is_none();
         let ours = self.own_cookie.is_some();
@@ -153,15 +123,18 @@ impl Outbound<'_> {
         write_end(out, self.framing);
     }
 
-    /// The request for an HTTP/2 backend. `fallback`: the authority when the client named none.
+    /// The request for an HTTP/2 backend.
     ///
     /// # Errors
     /// The host is not one that HTTP/2 can carry.
-    pub fn to_http2<T>(&self, body: T, scheme: &str, fallback: &str) -> Result<Request<T>, http::Error> {
+    pub fn to_http2<T>(&self, body: T, scheme: &str) -> Result<Request<T>, http::Error> {
         let head = self.head;
-        let authority = Some(self.host).filter(|host| !host.is_empty()).unwrap_or(fallback.as_bytes());
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build()?;
+        let uri = Uri::builder().scheme(scheme).path_and_query(target);
+        let uri = match self.named_host {
+            [] => uri.authority(self.address.to_string()).build()?,
+            host => uri.authority(host).build()?,
+        };
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = uri;
@@ -179,11 +152,7 @@ impl Outbound<'_> {
             headers.insert(header::COOKIE, HeaderValue::from_bytes(&cookies)?);
         }
         // gRPC asks for its trailers this way, and HTTP/2 allows nothing else here.
-        let wants_trailers = |value: &HeaderValue| {
-            let mut tokens = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            tokens.any(|token| token.eq_ignore_ascii_case(b"trailers"))
-        };
-        if head.headers.get_all(header::TE).iter().any(wants_trailers) {
+        if wants_trailers(&head.headers) {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
         let mut forwarded = Vec::new();
@@ -209,38 +178,10 @@ impl Outbound<'_> {
     /// Whether a field of the client's passes; ours are written apart.
     #[inline]
     fn passes(&self, name: &HeaderName) -> bool {
-        if *name == header::HOST || *name == header::EXPECT {
-            return false;
-        }
-        if *name == header::FORWARDED {
-            return self.downstream.trusted;
-        }
-        let name = name.as_str();
-        if self.is_guarded(name) {
-            return false;
-        }
-        match name.as_bytes() {
-            [b'x', b'-', ..] => {
-                !matches!(name, FORWARDED_FOR | "x-request-id")
-                    && (self.downstream.trusted || !matches!(name, FORWARDED_PROTO | FORWARDED_HOST | "x-real-ip"))
-            }
-            // Servers that map names to variables (CGI) would take these for the real ones.
-            [b'x', b'_', ..] => {
-                !matches!(name, "x_forwarded_for" | "x_forwarded_proto" | "x_forwarded_host" | "x_real_ip")
-            }
-            _ => true,
-        }
-    }
-
-    /// Whether only we may say it; servers that map names to variables take `_` for `-`.
-    #[inline]
-    fn is_guarded(&self, name: &str) -> bool {
-        let alike = |guarded: &String| {
-            let pairs = || guarded.bytes().zip(name.bytes());
-            guarded.len() == name.len()
-                && pairs().all(|(ours, theirs)| ours == theirs || (ours == b'-' && theirs == b'_'))
-        };
-        self.downstream.listener.guarded_headers.iter().any(alike)
+        !(*name == header::HOST
+            || *name == header::EXPECT
+            || forwarded::is_reserved(name, self.downstream.trusted)
+            || is_guarded(name, self.downstream))
     }
 
     fn write_subject(&self, out: &mut Vec<u8>) {
@@ -252,36 +193,26 @@ impl Outbound<'_> {
     }
 
     fn write_forwarded(&self, out: &mut Vec<u8>) {
-        if !self.downstream.trusted {
-            out.extend_from_slice(&self.downstream.forwarded);
-            write_field(out, FORWARDED_HOST, self.host);
-            return;
-        }
-        let peer = self.downstream.peer_text.as_bytes();
-        out.extend_from_slice(FORWARDED_FOR.as_bytes());
-        out.extend_from_slice(b": ");
-        if self.downstream.trusted {
-            for line in self.head.headers.get_all(FORWARDED_FOR) {
-                out.extend_from_slice(line.as_bytes());
-                out.extend_from_slice(b", ");
-            }
-        }
-        out.extend_from_slice(peer);
-        out.extend_from_slice(b"\r\n");
-        let has = |name: &str| self.downstream.trusted && self.head.headers.contains_key(name);
-        if !has(FORWARDED_PROTO) {
-            write_field(out, FORWARDED_PROTO, if self.downstream.secure { b"https" } else { b"http" });
-        }
-        if !has(FORWARDED_HOST) {
-            write_field(out, FORWARDED_HOST, self.host);
-        }
+        forwarded::write(out, &self.head.headers, self.downstream, self.named_host);
     }
 }
 
-/// What an untrusted peer's requests say of it: the same for every request of a connection.
-pub(super) fn forwarded(peer: &str, secure: bool) -> Vec<u8> {
-    let proto = if secure { "https" } else { "http" };
-    format!("{FORWARDED_FOR}: {peer}\r\n{FORWARDED_PROTO}: {proto}\r\n").into_bytes()
+/// Whether only we may say it, as the operator has it (the subject of a client's certificate).
+#[inline]
+fn is_guarded(name: &HeaderName, downstream: &Downstream) -> bool {
+    let name = name.as_str().as_bytes();
+    let alike = |guarded: &String| {
+        guarded.len() == name.len() && name.iter().zip(guarded.bytes()).all(|(a, b)| forwarded::same(*a, b))
+    };
+    downstream.listener.guarded_headers.iter().any(alike)
+}
+
+/// Whether the client says that it takes trailers.
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TE).iter().any(|value| {
+        let mut tokens = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        tokens.any(|token| token.eq_ignore_ascii_case(b"trailers"))
+    })
 }
 
 /// Our line of `Via`, and its value, by the version the request came with.
@@ -369,6 +300,20 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// As [`strip_trailers`], for a client's: nothing may be said behind the body that must not be said before it, nor what
+/// tells who is asking.
+pub fn strip_request_trailers(trailers: &mut HeaderMap, downstream: &Downstream) {
+    strip_trailers(trailers);
+    let names: SmallVec<[HeaderName; 4]> = trailers.keys().cloned().collect();
+    for name in names {
+        let tells_who =
+            [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE, header::VIA, header::EXPECT];
+        if forwarded::is_reserved(&name, false) || is_guarded(&name, downstream) || tells_who.contains(&name) {
+            trailers.remove(name);
+        }
+    }
+}
+
 /// Removes what must not reach a client on another connection; for responses of hyper's client, ours are clean.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named = named_by_connection(headers);
@@ -397,10 +342,12 @@ mod tests {
     fn written(head: &Parts, downstream: &Downstream) -> Vec<String> {
         let id = HeaderValue::from_static("id");
         let host = host(head);
+        let address = "127.0.0.1:9000".parse().unwrap();
         let outbound = Outbound {
             head,
             downstream,
-            host: host.as_bytes(),
+            named_host: host.as_bytes(),
+            address: &address,
             request_id: &id,
             framing: BodyFraming::None,
             asks: Asks::default(),
@@ -429,14 +376,20 @@ mod tests {
             ("x-forwarded-host", "evil"),
             ("forwarded", "for=6.6.6.6"),
             ("x-real-ip", "6.6.6.6"),
-            ("x_forwarded_for", "6.6.6.6"),
+            ("x_forwarded-for", "6.6.6.6"),
+            ("x-forwarded-port", "1"),
+            ("x_client-subject", "CN=admin"),
+            ("x-client_subject", "CN=admin"),
+            ("x-client-subject", "CN=admin"),
             ("x-request-id", "mine"),
             ("connection", "x-secret, Host, x-forwarded-for"),
             ("x-secret", "1"),
             ("via", "1.0 first"),
             ("accept", "*/*"),
         ]);
-        let lines = written(&head, &downstream(&[]));
+        let mut guarding = ListenerPlan::new(([127, 0, 0, 1], 0).into());
+        guarding.guarded_headers = vec!["x-client-subject".to_owned()];
+        let lines = written(&head, &Downstream::new([10, 0, 0, 1].into(), false, Arc::new(guarding)));
         let expected = [
             "GET /a%2f../b?q=%zz HTTP/1.1",
             "host: real:81",
@@ -461,25 +414,34 @@ mod tests {
         let lines = written(&head, &near);
         assert!(lines.contains(&"x-forwarded-for: 1.2.3.4, 10.0.0.9, 10.0.0.1".to_owned()), "{lines:?}");
         assert!(lines.contains(&"x-forwarded-proto: https".to_owned()));
-        assert_eq!(client_address(&head.headers, &near), IpAddr::from([1, 2, 3, 4]));
     }
 
     #[test]
-    fn the_client_is_the_first_address_from_the_right_that_is_not_trusted() {
-        let near = downstream(&["10.0.0.0/8"]);
-        let cases = [
-            ("6.6.6.6, 1.2.3.4, 10.1.1.1", "1.2.3.4"),
-            ("10.1.1.1, 10.2.2.2", "10.1.1.1"),
-            ("junk, 10.2.2.2", "10.2.2.2"),
-            ("1.2.3.4:555", "1.2.3.4"),
-            ("[2001:db8::1]", "2001:db8::1"),
-            ("::ffff:1.2.3.4", "1.2.3.4"),
-            ("", "10.0.0.1"),
-        ];
-        for (line, expected) in cases {
-            let head = parts(&[("x-forwarded-for", line)]);
-            assert_eq!(client_address(&head.headers, &near).to_string(), expected, "{line}");
-        }
+    fn a_client_that_names_no_host() {
+        let mut head = parts(&[]);
+        head.headers.remove(header::HOST);
+        head.uri = Uri::from_static("/");
+        let lines = written(&head, &downstream(&[]));
+        assert!(lines.contains(&"host: 127.0.0.1:9000".to_owned()), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.starts_with("x-forwarded-host")), "{lines:?}");
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_a_head_may_not() {
+        let head = parts(&[
+            ("grpc-status", "0"),
+            ("x_forwarded-for", "6.6.6.6"),
+            ("x-forwarded-prefix", "/"),
+            ("x-request-id", "mine"),
+            ("forwarded", "for=6.6.6.6"),
+            ("authorization", "Bearer x"),
+            ("cookie", "a=b"),
+            ("content-length", "3"),
+            ("transfer-encoding", "chunked"),
+        ]);
+        let mut trailers = head.headers;
+        strip_request_trailers(&mut trailers, &downstream(&["10.0.0.0/8"]));
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
     }
 
     #[test]

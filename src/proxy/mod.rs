@@ -8,6 +8,7 @@ mod affinity;
 mod body;
 mod error;
 mod forward;
+pub mod forwarded;
 pub mod framing;
 pub mod headers;
 mod limits;
@@ -229,7 +230,7 @@ impl Downstream {
         Self {
             peer,
             key: service::address_key(peer),
-            forwarded: headers::forwarded(&peer_text, secure),
+            forwarded: forwarded::of_peer(&peer_text, secure),
             peer_text,
             host: RefCell::new(None),
             trusted,

@@ -20,7 +20,7 @@ use super::orca;
 use super::peek::{self, Peek};
 use super::route::{Found, Model};
 use super::story::Story;
-use super::{Downstream, Proxy, Refusal, Tunnel, affinity, headers, retry, upgrade};
+use super::{Downstream, Proxy, Refusal, Tunnel, affinity, forwarded, headers, retry, upgrade};
 use crate::backend::{BackendId, Ending, stable_hash};
 use crate::clock;
 use crate::config::Protocol;
@@ -65,7 +65,7 @@ impl Proxy {
 
     fn begin(self: &Rc<Self>, downstream: &Rc<Downstream>, head: Parts) -> Box<Story> {
         let now = clock::now();
-        let client = headers::client_address(&head.headers, downstream);
+        let client = forwarded::client_address(&head.headers, downstream);
         let request_id = headers::request_id(&head.headers, downstream.trusted, &mut *self.rng.borrow_mut());
         Story::begin(head, request_id, client, now, Rc::clone(self), Rc::clone(downstream))
     }

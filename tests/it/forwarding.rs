@@ -90,6 +90,30 @@ fn a_trusted_proxy_keeps_its_forwarded_fields() {
     assert_eq!(seen.all("x-request-id"), ["theirs-1"]);
 }
 
+/// What a stranger says of where he comes from reaches no backend: not under another spelling, not behind the body.
+#[test]
+fn a_stranger_cannot_say_where_he_comes_from() {
+    let backend = TestBackend::saying("ok");
+    let proxy = Setup::new(&[&backend]).start();
+    let mut client = proxy.client();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nX-Forwarded_For: 6.6.6.6\r\nX_Real-IP: 6.6.6.6\r\nX-Forwarded-Port: 1\r\n\
+         X-Forwarded-Ssl: on\r\nForwarded: for=6.6.6.6\r\nX_Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: x-forwarded-for\r\n\r\n2\r\nhi\r\n0\r\nX-Forwarded-For: 6.6.6.6\r\nCookie: a=6.6.6.6\r\n\
+         X-Kept: yes\r\nX-Request-Id: mine\r\n\r\n",
+    );
+    assert_eq!(client.response().status(), 200);
+    let seen = backend.only_request();
+    let told = |words: &str| {
+        seen.fields.iter().chain(&seen.trailers).any(|(name, value)| format!("{name}: {value}").contains(words))
+    };
+    for words in ["6.6.6.6", "mine", "-port", "-ssl"] {
+        assert!(!told(words), "{words}: {seen:?}");
+    }
+    assert_eq!(seen.trailers, [("x-kept".to_owned(), "yes".to_owned())]);
+    assert_eq!((seen.all("x-forwarded-for"), seen.all("x-forwarded-proto")), (vec!["127.0.0.1"], vec!["http"]));
+}
+
 /// A response's fields: order within a name, no merging, hop-by-hop fields gone, ours added.
 #[test]
 fn a_response_head_reaches_the_client() {
