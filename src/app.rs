@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -21,6 +22,9 @@ use crate::proxy::{Routing, Shared};
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Clients, Server, TlsError};
+
+/// How long threads that read or write files may take to end with the process.
+const BLOCKED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a balancer cannot start.
 #[derive(Debug)]
@@ -120,7 +124,7 @@ impl App {
         let mut pools = Vec::with_capacity(plan.pools.len());
         for planned in &plan.pools {
             let pool = Pool::new(Arc::clone(planned), now);
-            pool.set_clients(Clients::build(planned).map_err(BindError::Tls)?);
+            pool.set_clients(&Clients::build(planned).map_err(BindError::Tls)?);
             pools.push(pool);
         }
         let access_log = AccessLog::open(&plan.access_log).map_err(BindError::AccessLog)?;
@@ -202,6 +206,9 @@ impl App {
     pub fn run(self) -> io::Result<Summary> {
         crate::telemetry::panics::watch();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(Control::run(self.parts))
+        let summary = runtime.block_on(Control::run(self.parts));
+        // A thread that waits for a disk that hangs must not hold up the end.
+        runtime.shutdown_timeout(BLOCKED_PATIENCE);
+        summary
     }
 }

@@ -32,6 +32,6 @@ pub use plan::*;
 pub use preflight::preflight;
 pub use read::Loaded;
 pub use reference::reference_markdown;
-pub use secret::Secret;
+pub use secret::{Secret, open_regular};
 pub use units::{MAX_DURATION, UnitError, parse_duration, parse_size, show_duration, show_size};
 pub use words::join as join_key;

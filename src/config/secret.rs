@@ -46,12 +46,27 @@ impl Secret {
     }
 }
 
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let file = std::fs::File::open(path)?;
-    if file.metadata()?.is_dir() {
+/// Opens a file to read it, and nothing else: to read a pipe is to wait for its writer, perhaps for ever.
+///
+/// # Errors
+/// The system's, or that it is a folder, a pipe or a device.
+pub fn open_regular(path: &Path) -> io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // Without the flag, even to open a pipe is to wait.
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
     }
+    if !kind.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    Ok(file)
+}
+
+fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let file = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
@@ -85,6 +100,11 @@ mod tests {
         }
         assert!(Secret::named(".", folder.path()).read().is_err());
         assert!(Secret::named("absent", folder.path()).read().is_err());
+        // Nor does it wait for somebody who writes into a pipe.
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status();
+        assert!(made.unwrap().success());
+        let error = Secret::named("pipe", folder.path()).read().unwrap_err();
+        assert_eq!(error.to_string(), "it is not a regular file");
     }
 
     #[test]

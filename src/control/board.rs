@@ -110,7 +110,7 @@ impl ControlRoom for Board {
     fn snapshot(&self) -> Snapshot {
         let state = self.lock();
         let listening = |(address, shared): &(SocketAddr, Arc<ListenerShared>)| {
-            let secure = shared.plan.load().tls.is_some();
+            let secure = shared.settings().tls.is_some();
             let tls = &shared.handshakes;
             Listening {
                 address: *address,

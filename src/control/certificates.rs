@@ -1,114 +1,174 @@
 //! Certificates while we run: their files are looked at every second, what has changed is read anew and put in force as
 //! a whole; what cannot be used changes nothing, and is told once. Those that end soon are told of every day.
+//!
+//! Files are touched in threads that may block, and their answer comes as an order: a disk that hangs stops neither a
+//! reload nor the end of the process.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Control;
+use super::listeners::ActiveListener;
+use super::{Control, Order};
 use crate::clock;
-use crate::config::{ListenerPlan, PoolPlan};
-use crate::listener::ListenerShared;
+use crate::config::PoolPlan;
+use crate::listener::ListenerId;
 use crate::pool::Pool;
 use crate::tls::{Clients, Server, Stamps, TlsError, WARNING_DAYS};
 
 /// How often one is reminded of a certificate that ends soon.
 const REMINDER: Duration = Duration::from_secs(24 * 3600);
+/// How long a look at files may take before it is told: a disk that answers at all does so sooner.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was seen of certificate files. A change is taken up when two looks in a row agree, so that a file is not read
 /// while it is being written; and once, so that a bad one is told once.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
     seen: HashMap<Owner, Stamps>,
-    refused: HashMap<Owner, Stamps>,
+    refused: HashMap<Owner, Refusal>,
     reminded: Option<Instant>,
+    /// Since when a look is under way.
+    looking: Option<Instant>,
+    told: bool,
+}
+
+/// Files as they were when they could not be used.
+#[derive(Debug, Clone)]
+struct Refusal {
+    stamps: Stamps,
+    why: String,
+    /// They could not be read, which may end without a trace on the files.
+    again: bool,
 }
 
 /// Whose files they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Owner {
-    Listener(usize),
+    Listener(ListenerId),
     Pool(Arc<str>),
 }
 
 /// Something that is made from files.
+#[derive(Debug, Clone)]
 enum Kept {
-    Listener(Arc<ListenerShared>, Arc<Server>),
-    Pool(Arc<Pool>, Arc<Clients>),
+    Server(Arc<Server>),
+    Clients(Arc<Clients>),
+}
+
+/// What a look at the files of one owner has found.
+#[derive(Debug)]
+pub struct Look {
+    owner: Owner,
+    /// What is in force, as far as the look knew.
+    kept: Kept,
+    now: Stamps,
+    /// What the changed files make.
+    renewed: Option<Result<Kept, TlsError>>,
+}
+
+impl Certificates {
+    /// Everything was read anew.
+    pub(super) fn forget(&mut self) {
+        *self = Self { looking: self.looking, told: self.told, ..Self::default() };
+    }
 }
 
 impl Control {
-    /// Reads what has changed. Reading goes to a thread that may block.
-    pub(super) async fn look_at_certificates(&mut self) {
+    /// Looks at all files, and reads what has changed, in a task of its own.
+    pub(super) fn look_at_certificates(&mut self) {
+        let now = clock::now();
+        if let Some(since) = self.certificates.looking {
+            if !self.certificates.told && now.saturating_duration_since(since) >= PATIENCE {
+                self.certificates.told = true;
+                tracing::error!("certificate files cannot be looked at: their disk does not answer");
+            }
+            return;
+        }
         let listeners = self.listeners.iter().filter_map(|listener| {
-            let server = listener.shared.tls.load_full()?;
-            Some((Owner::Listener(listener.id), Kept::Listener(Arc::clone(&listener.shared), server)))
+            let server = listener.shared.settings().tls.clone()?;
+            Some((Owner::Listener(listener.id), Kept::Server(server)))
         });
         let pools = self.shared.routing.load().pools.clone();
-        let pools = pools.into_iter().map(|pool| {
-            let clients = pool.clients();
-            (Owner::Pool(Arc::clone(&pool.name)), Kept::Pool(pool, clients))
-        });
-        let all: Vec<_> = listeners.chain(pools).filter(|(_, kept)| !kept.stamps().is_empty()).collect();
+        let pools = pools.into_iter().map(|pool| (Owner::Pool(Arc::clone(&pool.name)), Kept::Clients(pool.clients())));
+        let all: Vec<_> = listeners
+            .chain(pools)
+            .filter(|(_, kept)| !kept.stamps().is_empty())
+            .map(|(owner, kept)| {
+                let seen = self.certificates.seen.get(&owner).cloned();
+                let refused = self.certificates.refused.get(&owner).filter(|refusal| !refusal.again);
+                let refused = refused.map(|refusal| refusal.stamps.clone());
+                (owner, kept, seen, refused)
+            })
+            .collect();
         if all.is_empty() {
             return;
         }
-        let looked = tokio::task::spawn_blocking(move || {
-            let with_stamps = |(owner, kept): (Owner, Kept)| {
-                let now = kept.stamps().again();
-                (owner, kept, now)
-            };
-            all.into_iter().map(with_stamps).collect::<Vec<_>>()
+        self.certificates.looking = Some(now);
+        let board = Arc::clone(&self.board);
+        tokio::spawn(async move {
+            let looked = tokio::task::spawn_blocking(move || {
+                let look = |(owner, kept, seen, refused): (Owner, Kept, Option<Stamps>, Option<Stamps>)| {
+                    let now = kept.stamps().again();
+                    let changed = now != *kept.stamps() && seen.as_ref() == Some(&now);
+                    let renewed = (changed && refused.as_ref() != Some(&now)).then(|| kept.renew());
+                    Look { owner, kept, now, renewed }
+                };
+                all.into_iter().map(look).collect::<Vec<_>>()
+            });
+            // A panic has been counted.
+            board.order(Order::Looked(looked.await.unwrap_or_default()));
         });
-        for (owner, kept, now) in looked.await.unwrap_or_default() {
-            let before = self.certificates.seen.insert(owner.clone(), now.clone());
-            let changed = now != *kept.stamps() && before.as_ref() == Some(&now);
-            if changed && self.certificates.refused.get(&owner) != Some(&now) {
-                self.renew(owner, kept, now).await;
+    }
+
+    /// Puts in force what a look has found.
+    pub(super) fn take_certificates(&mut self, looks: Vec<Look>) {
+        if std::mem::take(&mut self.certificates.told) {
+            tracing::info!("certificate files can be looked at again");
+        }
+        self.certificates.looking = None;
+        for Look { owner, kept, now, renewed } in looks {
+            let Some(holder) = self.holder(&owner).filter(|holder| holder.holds(&kept)) else { continue };
+            let name = holder.name();
+            match renewed {
+                None => {}
+                Some(Ok(renewed)) => {
+                    match (holder, renewed) {
+                        (Holder::Listener(listener), Kept::Server(server)) => {
+                            let plan = Arc::clone(&listener.shared.settings().plan);
+                            self.put(listener, plan, Some(server));
+                        }
+                        (Holder::Pool(pool), Kept::Clients(clients)) => pool.set_clients(&clients),
+                        (Holder::Listener(_), Kept::Clients(_)) | (Holder::Pool(_), Kept::Server(_)) => {}
+                    }
+                    self.metrics.certificates_renewed.increment(1);
+                    tracing::info!(of = name, "certificates read anew, their files had changed");
+                    self.certificates.refused.remove(&owner);
+                    self.certificates.reminded = None;
+                    self.show_certificates();
+                }
+                Some(Err(error)) => {
+                    let (why, again) = (error.to_string(), matches!(error, TlsError::Unreadable(..)));
+                    if !self.certificates.refused.get(&owner).is_some_and(|last| last.why == why && last.stamps == now)
+                    {
+                        self.metrics.certificates_refused.increment(1);
+                        tracing::error!(of = name, "changed certificates cannot be used, those in force stay: {why}");
+                    }
+                    let refusal = Refusal { stamps: now.clone(), why, again };
+                    self.certificates.refused.insert(owner.clone(), refusal);
+                }
             }
+            self.certificates.seen.insert(owner, now);
         }
         self.remind();
     }
 
-    async fn renew(&mut self, owner: Owner, kept: Kept, now: Stamps) {
-        let name = kept.name();
-        let renewed = tokio::task::spawn_blocking(move || kept.renew()).await;
-        match renewed {
-            Ok(Ok(())) => {
-                self.certificates.refused.remove(&owner);
-                self.metrics.certificates_renewed.increment(1);
-                tracing::info!(of = name, "certificates read anew, their files had changed");
-                self.certificates.reminded = None;
-                self.show_certificates();
-            }
-            Ok(Err(error)) => {
-                self.certificates.refused.insert(owner, now);
-                self.metrics.certificates_refused.increment(1);
-                tracing::error!(of = name, "changed certificates cannot be used, those in force stay: {error}");
-            }
-            Err(_) => {} // a panic, which has been counted
+    fn holder(&self, owner: &Owner) -> Option<Holder<'_>> {
+        match owner {
+            Owner::Listener(id) => self.listeners.iter().find(|listener| listener.id == *id).map(Holder::Listener),
+            Owner::Pool(name) => self.shared.routing.load().pool(name).cloned().map(Holder::Pool),
         }
-    }
-
-    /// Puts TLS of a reload in force at the listeners.
-    pub(super) fn put_tls(&mut self, listeners: Vec<(SocketAddr, Option<Server>)>) {
-        for (configured, server) in listeners {
-            if let Some(listener) = self.listeners.iter().find(|known| known.configured == configured) {
-                listener.shared.tls.store(server.map(Arc::new));
-            }
-        }
-        self.certificates = Certificates::default();
-        self.show_certificates();
-    }
-
-    /// TLS for every listener of a plan that has it, made from the files of the moment.
-    pub(super) fn server_for(&self, listener: &ListenerPlan) -> Result<Option<Server>, TlsError> {
-        let Some(tls) = &listener.tls else { return Ok(None) };
-        let present = self.listeners.iter().find(|known| known.configured == listener.address);
-        let before = present.and_then(|present| present.shared.tls.load_full());
-        Server::build(tls, listener.http2.enabled, before.as_deref()).map(Some)
     }
 
     /// TLS for the backends of a pool of the file, and those that were added through the API.
@@ -127,7 +187,7 @@ impl Control {
         let mut all: Vec<_> = self
             .listeners
             .iter()
-            .filter_map(|listener| listener.shared.tls.load_full())
+            .filter_map(|listener| listener.shared.settings().tls.clone())
             .flat_map(|server| server.expiries().to_vec())
             .collect();
         all.sort();
@@ -157,23 +217,41 @@ impl Control {
 impl Kept {
     fn stamps(&self) -> &Stamps {
         match self {
-            Self::Listener(_, server) => server.stamps(),
-            Self::Pool(_, clients) => clients.stamps(),
+            Self::Server(server) => server.stamps(),
+            Self::Clients(clients) => clients.stamps(),
+        }
+    }
+
+    fn renew(&self) -> Result<Self, TlsError> {
+        Ok(match self {
+            Self::Server(server) => Self::Server(Arc::new(server.rebuild()?)),
+            Self::Clients(clients) => Self::Clients(Arc::new(clients.rebuild()?)),
+        })
+    }
+}
+
+/// Who has something that is made from files.
+enum Holder<'a> {
+    Listener(&'a ActiveListener),
+    Pool(Arc<Pool>),
+}
+
+impl Holder<'_> {
+    /// Whether it is still this: a reload may have replaced it during the look.
+    fn holds(&self, kept: &Kept) -> bool {
+        match (self, kept) {
+            (Self::Listener(listener), Kept::Server(server)) => {
+                listener.shared.settings().tls.as_ref().is_some_and(|present| Arc::ptr_eq(present, server))
+            }
+            (Self::Pool(pool), Kept::Clients(clients)) => Arc::ptr_eq(&pool.clients(), clients),
+            (Self::Listener(_), Kept::Clients(_)) | (Self::Pool(_), Kept::Server(_)) => false,
         }
     }
 
     fn name(&self) -> String {
         match self {
-            Self::Listener(shared, _) => format!("listener {}", shared.plan.load().address),
-            Self::Pool(pool, _) => format!("pool {}", pool.name),
+            Self::Listener(listener) => format!("listener {}", listener.shared.settings().plan.address),
+            Self::Pool(pool) => format!("pool {}", pool.name),
         }
-    }
-
-    fn renew(self) -> Result<(), TlsError> {
-        match self {
-            Self::Listener(shared, server) => shared.tls.store(Some(Arc::new(server.rebuild()?))),
-            Self::Pool(pool, clients) => pool.set_clients(clients.rebuild()?),
-        }
-        Ok(())
     }
 }

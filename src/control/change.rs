@@ -23,11 +23,10 @@ impl Control {
         let mut next = self.overrides.clone();
         self.alter(&mut next, &file, &change.what)?;
         let plan = next.effective(file);
-        if matches!(change.what, Alteration::Add(_)) {
-            let clients = Clients::build(&plan);
-            pool.set_clients(clients.map_err(|error| ChangeError::Invalid(error.to_string(), Vec::new()))?);
-        }
-        let left = state::apply(&pool, Arc::new(plan));
+        let adds = matches!(change.what, Alteration::Add(_));
+        let clients = adds.then(|| Clients::build(&plan)).transpose();
+        let clients = clients.map_err(|error| ChangeError::Invalid(error.to_string(), Vec::new()))?;
+        let left = state::apply(&pool, Arc::new(plan), clients);
         self.overrides = next;
         self.board.set_overrides(self.overrides.list());
         let usual = self.plan.server.drain_timeout;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::listeners::pair;
 use crate::config::{BackendPlan, Plan, PoolPlan};
 
 /// The differences between two plans.
@@ -59,14 +60,15 @@ impl Diff {
     }
 
     fn listeners(&mut self, old: &Plan, new: &Plan) {
-        for listener in &new.listeners {
-            match old.listeners.iter().find(|known| known.address == listener.address) {
+        let pairs = pair(&old.listeners, &new.listeners);
+        for (listener, place) in new.listeners.iter().zip(&pairs) {
+            match place.and_then(|place| old.listeners.get(place)) {
                 None => self.changes.push(format!("+ listeners {}", listener.address)),
                 Some(known) => self.change(&format!("listeners {}", listener.address), known != listener),
             }
         }
-        for listener in &old.listeners {
-            if !new.listeners.iter().any(|known| known.address == listener.address) {
+        for (index, listener) in old.listeners.iter().enumerate() {
+            if !pairs.contains(&Some(index)) {
                 self.changes.push(format!("- listeners {}", listener.address));
             }
         }

@@ -81,7 +81,7 @@ impl Control {
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(_)) => tracing::warn!("draining: not reloaded"),
                     // Who asked hears that the balancer is stopping.
-                    Some(Order::Resolved(_) | Order::Preview(..)) => {}
+                    Some(Order::Resolved(_) | Order::Looked(_) | Order::Preview(..)) => {}
                     Some(Order::Change(_, answer)) => {
                         drop(answer.send(Err(ChangeError::Unavailable("the balancer is draining"))));
                     }

@@ -12,6 +12,7 @@ mod drain;
 mod effective;
 mod leave;
 mod limits;
+mod listeners;
 mod names;
 mod notify;
 mod overrides;
@@ -21,6 +22,7 @@ mod signals;
 mod state;
 
 pub use board::Board;
+pub use certificates::Look;
 pub use diff::Diff;
 pub use drain::Summary;
 pub use limits::connection_limit;
@@ -49,6 +51,8 @@ pub enum Order {
     Abort,
     /// Host names were looked up.
     Resolved(HashMap<Address, Vec<SocketAddr>>),
+    /// Certificate files were looked at.
+    Looked(Vec<Look>),
 }
 
 /// The admin token that `plan` names.

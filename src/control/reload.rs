@@ -1,19 +1,19 @@
 //! A reload: read, validate, compare; prepare what may fail; commit what cannot; retire what is gone. It happens whole
 //! or not at all.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
+use super::listeners::Place;
 use super::overrides::{Overrides, Survival};
 use super::{Control, Diff, leave, names, state};
 use crate::admin::{LastReload, Refused, ReloadDone};
 use crate::clock;
 use crate::config::{ConfigError, ListenerPlan, Loaded, Plan, Severity, findings_as_json};
-use crate::listener::{Command, bind};
+use crate::listener::bind;
 use crate::pool::Pool;
 use crate::proxy::Routing;
 use crate::proxy::access_log::AccessLog;
@@ -22,8 +22,7 @@ use crate::tls;
 /// What a reload needs beside the plan, made before anything live is touched.
 struct Prepared {
     plan: Plan,
-    sockets: Vec<(ListenerPlan, Vec<TcpListener>)>,
-    listeners_tls: Vec<(SocketAddr, Option<tls::Server>)>,
+    listeners: Vec<(ListenerPlan, Place, Option<tls::Server>)>,
     pools_tls: Vec<(String, tls::Clients)>,
     access_log: Option<AccessLog>,
     token: Option<Option<String>>,
@@ -124,13 +123,20 @@ impl Control {
             tracing::warn!("{warning}");
         }
         let plan = loaded.plan;
-        let mut sockets = Vec::new();
-        for listener in &plan.listeners {
-            if !self.listeners.iter().any(|known| known.configured == listener.address) {
-                let bound = bind(listener.address, self.workers.len())
-                    .map_err(|error| plain(&format!("cannot listen on {}: {error}", listener.address)))?;
-                sockets.push((listener.clone(), bound));
-            }
+        let refused = |error: tls::TlsError| plain(&error.to_string());
+        let mut listeners = Vec::new();
+        for (listener, present) in plan.listeners.iter().zip(self.present(&plan.listeners)) {
+            let before = present.and_then(|present| present.shared.settings().tls.clone());
+            let build = |tls| tls::Server::build(tls, listener.http2.enabled, before.as_deref());
+            let tls = listener.tls.as_ref().map(build).transpose().map_err(refused)?;
+            let place = match present {
+                Some(present) => Place::Stays(present.id),
+                None => Place::Opens(
+                    bind(listener.address, self.workers.len())
+                        .map_err(|error| plain(&format!("cannot listen on {}: {error}", listener.address)))?,
+                ),
+            };
+            listeners.push((listener.clone(), place, tls));
         }
         let access_log = if plan.access_log == self.plan.access_log {
             None
@@ -147,21 +153,17 @@ impl Control {
         // from outside.
         let reachable = self.plan.admin.as_ref().is_some_and(|admin| !admin.address.ip().is_loopback());
         let token = token.filter(|token| token.is_some() || !reachable);
-        let refused = |error: tls::TlsError| plain(&error.to_string());
-        let (mut listeners_tls, mut pools_tls) = (Vec::new(), Vec::new());
-        for listener in &plan.listeners {
-            listeners_tls.push((listener.address, self.server_for(listener).map_err(refused)?));
-        }
+        let mut pools_tls = Vec::new();
         for pool in &plan.pools {
             pools_tls.push((pool.name.clone(), self.clients_for(pool).map_err(refused)?));
         }
-        Ok(Prepared { plan, sockets, listeners_tls, pools_tls, access_log, token })
+        Ok(Prepared { plan, listeners, pools_tls, access_log, token })
     }
 
     /// Nothing here can fail.
     async fn commit(&mut self, prepared: Prepared) {
         let now = clock::now();
-        let Prepared { plan, sockets, mut listeners_tls, mut pools_tls, access_log, token } = prepared;
+        let Prepared { plan, listeners, mut pools_tls, access_log, token } = prepared;
         let present = self.shared.routing.load_full();
         let mut fresh = Vec::new();
         let mut pools = Vec::with_capacity(plan.pools.len());
@@ -169,12 +171,13 @@ impl Control {
             let in_force = self.in_force(wanted);
             match present.pool(&wanted.name) {
                 Some(pool) => {
-                    if let Some(at) = pools_tls.iter().position(|(name, _)| *name == wanted.name) {
-                        pool.set_clients(pools_tls.swap_remove(at).1);
-                    }
+                    let at = pools_tls.iter().position(|(name, _)| *name == wanted.name);
+                    let clients = at.map(|at| pools_tls.swap_remove(at).1);
                     if *pool.plan() != in_force {
-                        let left = state::apply(pool, Arc::new(in_force));
+                        let left = state::apply(pool, Arc::new(in_force), clients);
                         leave::follow(pool, left, None, plan.server.drain_timeout);
+                    } else if let Some(clients) = clients {
+                        pool.set_clients(&clients);
                     }
                     pools.push(Arc::clone(pool));
                 }
@@ -182,7 +185,7 @@ impl Control {
                     let pool = Pool::new(Arc::new(in_force), now);
                     // Before its first probe.
                     if let Some(at) = pools_tls.iter().position(|(name, _)| *name == wanted.name) {
-                        pool.set_clients(pools_tls.swap_remove(at).1);
+                        pool.set_clients(&pools_tls.swap_remove(at).1);
                     }
                     fresh.push(Arc::clone(&pool));
                     pools.push(pool);
@@ -196,18 +199,13 @@ impl Control {
             self.keep(pool);
             leave::follow(pool, Vec::new(), None, plan.server.drain_timeout);
         }
-        for (listener, sockets) in sockets {
-            let at = listeners_tls.iter().position(|(address, _)| *address == listener.address);
-            let tls = at.and_then(|at| listeners_tls.swap_remove(at).1);
-            if let Err(error) = self.open(listener, sockets, tls) {
-                tracing::error!("a new listener cannot be used: {error}");
-            }
-        }
         for pool in present.pools.iter().filter(|pool| !plan.pools.iter().any(|kept| kept.name == *pool.name)) {
             leave::dismiss(pool, plan.server.drain_timeout);
         }
+        self.settle(listeners);
         self.retire(&plan);
-        self.put_tls(listeners_tls);
+        self.certificates.forget();
+        self.show_certificates();
         if let Some(log) = access_log {
             self.shared.replace_access_log(log);
         } else {
@@ -229,23 +227,8 @@ impl Control {
         self.show_listeners();
     }
 
-    /// Ends what the new plan no longer has, and gives listeners that stay their new limits.
+    /// Ends what looked after pools that the new plan no longer has.
     fn retire(&mut self, plan: &Plan) {
-        for listener in &self.listeners {
-            match plan.listeners.iter().find(|wanted| wanted.address == listener.configured) {
-                Some(wanted) if **listener.shared.plan.load() != *wanted => {
-                    listener.shared.plan.store(Arc::new(wanted.clone()));
-                }
-                Some(_) => {}
-                None => {
-                    tracing::info!(address = %listener.address, "listener closed; its connections go on");
-                    for worker in &self.workers {
-                        worker.tell(Command::Close(listener.id));
-                    }
-                }
-            }
-        }
-        self.listeners.retain(|listener| plan.listeners.iter().any(|wanted| wanted.address == listener.configured));
         self.keepers.retain(|name, tasks| {
             let stays = plan.pools.iter().any(|pool| pool.name == **name);
             if !stays {

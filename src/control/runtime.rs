@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,15 @@ use tokio::task::JoinHandle;
 
 use super::certificates::Certificates;
 use super::effective::{Resolved, effective};
+use super::listeners::ActiveListener;
 use super::notify::Notifier;
 use super::overrides::Overrides;
 use super::{Board, Order, Summary, leave, names, signals, state};
 use crate::admin::{self, AdminState, Phase};
 use crate::clock;
-use crate::config::{ListenerPlan, Plan, PoolPlan};
+use crate::config::{Plan, PoolPlan};
 use crate::health::checker;
-use crate::listener::{Census, Command, ListenerId, ListenerShared, Worker};
+use crate::listener::{Census, ListenerId, Worker};
 use crate::pool::Pool;
 use crate::proxy::Shared;
 use crate::resources;
@@ -58,15 +59,6 @@ pub struct Parts {
     pub signals: bool,
     /// Called once when connections are served and signals received.
     pub ready: Option<Box<dyn FnOnce() + Send>>,
-}
-
-/// A listener that workers serve.
-pub(super) struct ActiveListener {
-    pub(super) id: ListenerId,
-    pub(super) address: SocketAddr,
-    /// The address as configured: with port 0 it differs from `address`.
-    pub(super) configured: SocketAddr,
-    pub(super) shared: Arc<ListenerShared>,
 }
 
 /// The control plane of a running balancer.
@@ -183,6 +175,7 @@ impl Control {
             tokio::select! {
                 order = self.orders.recv() => match order {
                     Some(Order::Resolved(found)) => self.take_names(found),
+                    Some(Order::Looked(looks)) => self.take_certificates(looks),
                     Some(Order::Reload(answer)) => self.reload(answer).await,
                     Some(Order::Preview(text, answer)) => drop(answer.send(self.preview(text.as_deref()))),
                     Some(Order::Change(change, answer)) => drop(answer.send(self.change(change))),
@@ -192,7 +185,7 @@ impl Control {
                 _ = housekeeping.tick() => {
                     self.metrics.panics.absolute(crate::telemetry::panics::count());
                     self.notifier.live(&self.census.beats(), clock::now());
-                    self.look_at_certificates().await;
+                    self.look_at_certificates();
                     let due = |pause| clock::now().saturating_duration_since(looked_up) >= pause;
                     if names::pause(&self.plan_of_names()).is_some_and(due) {
                         looked_up = clock::now();
@@ -238,30 +231,6 @@ impl Control {
         if !joined.await.unwrap_or(false) {
             tracing::warn!("the access log did not take its last lines in time");
         }
-    }
-
-    /// Hands the sockets of a listener to the workers.
-    pub(super) fn open(
-        &mut self,
-        plan: ListenerPlan,
-        sockets: Vec<TcpListener>,
-        tls: Option<tls::Server>,
-    ) -> std::io::Result<()> {
-        let Some(first) = sockets.first() else { return Ok(()) };
-        let (address, configured) = (first.local_addr()?, plan.address);
-        let id = self.next_listener;
-        self.next_listener += 1;
-        let shared = Arc::new(ListenerShared::new(plan, tls));
-        for (worker, socket) in self.workers.iter().zip(sockets) {
-            worker.tell(Command::Listen { id, socket, shared: Arc::clone(&shared) });
-        }
-        self.listeners.push(ActiveListener { id, address, configured, shared });
-        Ok(())
-    }
-
-    pub(super) fn show_listeners(&self) {
-        let shown = self.listeners.iter().map(|listener| (listener.address, Arc::clone(&listener.shared)));
-        self.board.set_listeners(shown.collect());
     }
 
     /// Starts the tasks that look after `pool`.

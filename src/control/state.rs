@@ -10,7 +10,8 @@ use crate::balance::store::{Restored, restore, write};
 use crate::balance::{self, Strategy};
 use crate::clock;
 use crate::config::{PoolPlan, RlStorePlan, StrategyPlan};
-use crate::pool::Pool;
+use crate::pool::{Changes, Pool};
+use crate::tls::Clients;
 
 /// The pause when a pool has no store, until a reload may have given it one.
 const NO_STORE_PAUSE: Duration = Duration::from_secs(30);
@@ -25,13 +26,13 @@ pub(super) fn load(pool: &Pool) {
 
 /// Puts another plan in force, like [`Pool::apply`]; a learner that comes into force begins with what is known: what the same
 /// learner with other settings knew, or what the file holds. One that goes out of force is written down.
-pub(super) fn apply(pool: &Pool, plan: Arc<PoolPlan>) -> Vec<Arc<Backend>> {
+pub(super) fn apply(pool: &Pool, plan: Arc<PoolPlan>, clients: Option<Clients>) -> Vec<Arc<Backend>> {
     let changes = pool.plan().strategy != plan.strategy;
     if changes {
         save(pool, &mut false);
     }
     let fresh = (changes && !pool.knows(&plan.strategy)).then(|| successor(pool, &plan.strategy));
-    pool.apply_with(plan, fresh, clock::now())
+    pool.apply_with(plan, Changes { fresh, clients }, clock::now())
 }
 
 fn successor(pool: &Pool, plan: &StrategyPlan) -> Arc<dyn Strategy> {

@@ -49,12 +49,14 @@ const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n
 pub(super) struct Entry {
     /// Watched by the sweep; forced to pass when the worker wants to be heard.
     pub(super) deadline: Deadline,
-    /// The worker is draining: end as soon as it is polite.
+    /// The worker is draining, or wants this one to end: as soon as it is polite.
     pub(super) draining: Cell<bool>,
+    /// The trust that its listener's settings had when it was let in; `None`: it has not met them yet.
+    pub(super) trust: Cell<Option<u64>>,
 }
 
 impl Entry {
-    /// Makes the connection hear that the worker is draining.
+    /// Makes the connection hear that it is to end.
     pub(super) fn drain(&self) {
         self.draining.set(true);
         self.deadline.force();

@@ -35,19 +35,32 @@ pub(super) async fn pass(
     entry: &Entry,
 ) -> Option<Admitted> {
     let shared = &listening.shared;
-    let plan = shared.plan.load_full();
-    let mut client = peer.ip();
-    if plan.proxy_protocol {
+    let (mut client, mut known) = (peer.ip(), true);
+    let first = shared.settings();
+    if first.plan.proxy_protocol {
+        let plan = Arc::clone(&first.plan);
+        drop(first);
         // Boxed, as the handshake is: other connections have no such thing.
         let named = Box::pin(introduced(&stream, client, &plan, entry)).await;
-        client = named.inspect_err(|error| tracing::debug!(%peer, "PROXY header: {error}")).ok()?;
+        let named = named.inspect_err(|error| tracing::debug!(%peer, "PROXY header: {error}")).ok()?;
+        // The proxy passes on what a client sends, also where it does not say who that is: then nobody is vouched for.
+        known = named.is_some();
+        client = named.unwrap_or(client);
     }
+    // Once, and not before the header is there, which may take its time: what follows sees the settings of one moment.
+    let settings = shared.settings();
+    let (plan, server) = (Arc::clone(&settings.plan), settings.tls.clone());
+    entry.trust.set(Some(settings.trust));
+    if plan.proxy_protocol && !is_trusted(&plan, peer.ip()) {
+        return None;
+    }
+    drop(settings);
     let counted = match &plan.limits {
         // A proxy that is trusted has connections for many clients; their requests are counted each.
         Some(limits) if !is_trusted(&plan, client) => Some(shared.clients.connect(limits, client)?),
         Some(_) | None => None,
     };
-    let (stream, secure) = match shared.tls.load_full() {
+    let (stream, secure) = match server {
         None => (Stream::Plain(stream), false),
         Some(server) => {
             entry.deadline.arm(plan.tls_handshake_timeout);
@@ -59,6 +72,7 @@ pub(super) async fn pass(
     };
     let limited = plan.limits.is_some();
     let mut downstream = Downstream::new(client, secure, plan);
+    downstream.trusted &= known;
     if let Stream::Tls(tls) = &stream {
         downstream.subject = tls::subject(tls);
     }
@@ -73,15 +87,20 @@ fn is_trusted(plan: &ListenerPlan, peer: IpAddr) -> bool {
     plan.trusted_proxies.iter().any(|range| range.contains(peer))
 }
 
-/// Who the proxy in front says has connected to it.
-async fn introduced(stream: &TcpStream, peer: IpAddr, plan: &ListenerPlan, entry: &Entry) -> io::Result<IpAddr> {
+/// Who the proxy in front says has connected to it; `None`: it does not say.
+async fn introduced(
+    stream: &TcpStream,
+    peer: IpAddr,
+    plan: &ListenerPlan,
+    entry: &Entry,
+) -> io::Result<Option<IpAddr>> {
     if !is_trusted(plan, peer) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is not one of trusted_proxies"));
     }
     entry.deadline.arm(plan.header_timeout);
     let named = within(entry, pin!(proxy_protocol::read(stream))).await;
     entry.deadline.disarm();
-    Ok(named?.unwrap_or(peer))
+    named
 }
 
 /// What comes of `work`, unless the connection's deadline passes first.

@@ -16,6 +16,6 @@ mod shared;
 mod socket;
 mod worker;
 
-pub use shared::ListenerShared;
+pub use shared::{ListenerShared, Settings};
 pub use socket::bind;
 pub use worker::{Census, Command, ListenerId, Worker};

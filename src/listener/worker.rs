@@ -38,6 +38,13 @@ pub enum Command {
     },
     /// Stop accepting there; connections go on.
     Close(ListenerId),
+    /// End connections there that were let in with less trust than this, as soon as it is polite.
+    Outdate {
+        /// Where.
+        listener: ListenerId,
+        /// Of [`Settings`](super::Settings).
+        trust: u64,
+    },
     /// Stop accepting everywhere, end connections as soon as it is polite.
     Drain,
     /// Serve a connection that another worker accepted.
@@ -132,7 +139,7 @@ pub(super) struct WorkerState {
     pub(super) census: Arc<Census>,
     proxy: Rc<Proxy>,
     listeners: RefCell<HashMap<ListenerId, Open>>,
-    entries: RefCell<HashMap<u64, Rc<Entry>>>,
+    entries: RefCell<HashMap<u64, (ListenerId, Rc<Entry>)>>,
     next_entry: std::cell::Cell<u64>,
     draining: std::cell::Cell<bool>,
     gate: HandshakeGate,
@@ -216,6 +223,7 @@ impl WorkerState {
             match command {
                 Command::Listen { id, socket, shared } => self.listen(id, socket, shared),
                 Command::Close(id) => self.close(id),
+                Command::Outdate { listener, trust } => self.outdate(listener, trust),
                 Command::Drain => self.drain(),
                 Command::Adopt { stream, peer, listener } => self.adopt(stream, peer, listener),
                 Command::Stop => return,
@@ -255,8 +263,16 @@ impl WorkerState {
         for id in ids {
             self.close(id);
         }
-        for entry in self.entries.borrow().values() {
+        for (_, entry) in self.entries.borrow().values() {
             entry.drain();
+        }
+    }
+
+    fn outdate(&self, listener: ListenerId, trust: u64) {
+        for (at, entry) in self.entries.borrow().values() {
+            if *at == listener && entry.trust.get().is_some_and(|had| had < trust) {
+                entry.drain();
+            }
         }
     }
 
@@ -287,7 +303,7 @@ impl WorkerState {
         }
         let number = self.next_entry.get();
         self.next_entry.set(number + 1);
-        self.entries.borrow_mut().insert(number, Rc::clone(&entry));
+        self.entries.borrow_mut().insert(number, (listening.id, Rc::clone(&entry)));
         let counted = Counted::new(Rc::clone(self), Rc::clone(listening), number);
         let (proxy, worker, listening) = (Rc::clone(&self.proxy), Rc::clone(self), Rc::clone(listening));
         tokio::task::spawn_local(async move {

@@ -44,6 +44,14 @@ pub(super) fn build(plan: &PoolPlan, present: &[Arc<Backend>], writer: &mut Writ
     Built { members, left }
 }
 
+/// Whether the backends that stand in both plans are to be believed, and spoken to, alike.
+pub(super) fn trusts_alike(before: &PoolPlan, after: &PoolPlan) -> bool {
+    after.backends.iter().all(|wanted| {
+        let twin = before.backends.iter().find(|old| old.name == wanted.name && old.address == wanted.address);
+        twin.is_none_or(|twin| twin.tls == wanted.tls)
+    })
+}
+
 fn make(plan: &PoolPlan, wanted: &BackendPlan, rules: HealthRules, slot: usize, now: Instant) -> Backend {
     let spec = BackendSpec {
         name: wanted.name.clone(),

@@ -36,7 +36,7 @@ use crate::tls::Clients;
 use queue::Queue;
 
 /// What one attempt sees from start to end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Live {
     /// The plan in force, overrides included.
     pub plan: Arc<PoolPlan>,
@@ -46,6 +46,9 @@ pub struct Live {
     pub strategy: Arc<dyn Strategy>,
     /// Session affinity; `None`: off.
     pub sticky: Option<Arc<Sticky>>,
+    /// Grows whenever it has changed who is taken for a backend, or what a backend takes us for. A connection serves
+    /// those only who found it with the trust that it was made with.
+    pub trust: u64,
 }
 
 /// Counters of a pool that belong to no single backend.
@@ -143,6 +146,16 @@ impl DecisionHistogram {
     }
 }
 
+/// What may change together with a plan.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The strategy, should the plan want one that the pool does not [know](Pool::knows); it may have learned something
+    /// elsewhere.
+    pub fresh: Option<Arc<dyn Strategy>>,
+    /// TLS towards the backends.
+    pub clients: Option<Clients>,
+}
+
 /// One pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -211,7 +224,7 @@ impl Pool {
             held_until: AtomicU64::new(0),
             generation: AtomicU64::new(set.generation),
             clients: ArcSwap::default(),
-            live: ArcSwap::from_pointee(Live { sticky: affinity(&plan, None), plan, set, strategy }),
+            live: ArcSwap::from_pointee(Live { sticky: affinity(&plan, None), plan, set, strategy, trust: 0 }),
             writer: Mutex::new(writer),
         })
     }
@@ -233,9 +246,23 @@ impl Pool {
         self.clients.load_full()
     }
 
-    /// Replaces TLS towards the backends; open connections go on as they are.
-    pub fn set_clients(&self, clients: Clients) {
-        self.clients.store(Arc::new(clients.after(&self.clients.load())));
+    /// Replaces TLS towards the backends. Requests that are under way go on; should files say something else than before,
+    /// no other will follow on their connections.
+    pub fn set_clients(&self, clients: &Clients) {
+        let writer = self.lock();
+        if self.take_clients(clients) {
+            return;
+        }
+        let live = self.live.load_full();
+        self.republish_as(writer, Live { trust: live.trust + 1, ..(*live).clone() });
+    }
+
+    /// Stores TLS towards the backends; whether its files say what they said before. The caller holds the writer's lock.
+    fn take_clients(&self, clients: &Clients) -> bool {
+        let before = self.clients.load();
+        let agrees = clients.agrees_with(&before);
+        self.clients.store(Arc::new(clients.clone().after(&before)));
+        agrees
     }
 
     /// The plan in force.
@@ -277,7 +304,7 @@ impl Pool {
     /// Puts another plan in force. Backends whose name and address stand in both keep their record: connections, counts,
     /// averages and health. Returns those that left.
     pub fn apply(&self, plan: Arc<PoolPlan>, now: Instant) -> Vec<Arc<Backend>> {
-        self.apply_with(plan, None, now)
+        self.apply_with(plan, Changes::default(), now)
     }
 
     /// Whether the strategy of that plan is in force, or was and is kept with what it learned.
@@ -287,11 +314,14 @@ impl Pool {
             || writer.parked.get(&plan.kind).is_some_and(|(settings, _)| settings == plan)
     }
 
-    /// Like [`apply`](Self::apply); should the plan want a strategy that the pool does not [know](Self::knows), it is
-    /// `fresh`, which may have learned something elsewhere.
-    pub fn apply_with(&self, plan: Arc<PoolPlan>, fresh: Option<Arc<dyn Strategy>>, now: Instant) -> Vec<Arc<Backend>> {
+    /// Like [`apply`](Self::apply), together with what else changes.
+    pub fn apply_with(&self, plan: Arc<PoolPlan>, changes: Changes, now: Instant) -> Vec<Arc<Backend>> {
         let mut writer = self.lock();
         let live = self.live.load_full();
+        let Changes { fresh, clients } = changes;
+        // First, so that whoever sees the new plan finds what it names.
+        let agrees = clients.is_none_or(|clients| self.take_clients(&clients));
+        let trust = live.trust + u64::from(!agrees || !members::trusts_alike(&live.plan, &plan));
         let built = members::build(&plan, &live.set.members, &mut writer, now);
         let strategy = if live.plan.strategy == plan.strategy {
             Arc::clone(&live.strategy)
@@ -301,7 +331,7 @@ impl Pool {
         writer.leaving.extend(built.left.iter().cloned());
         let set = Arc::new(BackendSet::publish(writer.take_generation(), built.members, &plan));
         let sticky = affinity(&plan, live.sticky.as_ref());
-        self.publish(Live { plan, set, strategy, sticky });
+        self.publish(Live { plan, set, strategy, sticky, trust });
         drop(writer);
         self.publications.notify_one();
         self.queue.wake_all();
@@ -361,15 +391,14 @@ impl Pool {
 
     /// Recomputes and publishes which members are ready, after a change of health, weight or state.
     pub fn republish(&self) {
-        let mut writer = self.lock();
+        let writer = self.lock();
         let live = self.live.load_full();
+        self.republish_as(writer, (*live).clone());
+    }
+
+    fn republish_as(&self, mut writer: std::sync::MutexGuard<'_, Writer>, live: Live) {
         let set = BackendSet::publish(writer.take_generation(), live.set.members.clone(), &live.plan);
-        self.publish(Live {
-            plan: Arc::clone(&live.plan),
-            set: Arc::new(set),
-            strategy: Arc::clone(&live.strategy),
-            sticky: live.sticky.clone(),
-        });
+        self.publish(Live { set: Arc::new(set), ..live });
         drop(writer);
         self.publications.notify_one();
         self.queue.wake_all();

@@ -12,9 +12,10 @@ use super::headers::Outbound;
 use super::retry;
 use super::story::Story;
 use super::{Downstream, Proxy};
+use crate::backend::BackendId;
 use crate::clock::{self, Deadline};
 use crate::config::{Address, Protocol, StickyMode};
-use crate::pool::{Lease, RetryReason};
+use crate::pool::{Lease, Live, RetryReason};
 use crate::tls::{Alpn, TlsError};
 use crate::upstream::http1::request::BodyFraming;
 use crate::upstream::http1::response::{Head, is_event_stream};
@@ -306,15 +307,22 @@ fn outbound<'a>(order: &Order<'a>, story: &'a Story, lease: &'a Lease) -> Outbou
     }
 }
 
-/// What connections to the leased backend are kept under: those in the clear never serve where TLS is asked for.
+/// Bits of a key that tell trust. The number begins anew after 8 million changes of a pool's TLS; no connection of then is
+/// left.
+const TRUST_BITS: u32 = 24;
+
+/// What connections to the leased backend are kept under.
 #[inline]
 pub(super) fn key(lease: &Lease) -> u64 {
-    lease.backend().id.0 << 1 | u64::from(!lease.live().plan.protocol.is_plain())
+    key_of(lease.backend().id, lease.live())
 }
 
-/// The backend that connections under this key lead to.
-pub(super) fn backend_of(key: u64) -> u64 {
-    key >> 1
+/// What connections to a backend are kept under: those in the clear never serve where TLS is asked for, nor do those
+/// that were made when somebody else was taken for the backend.
+#[inline]
+pub(super) fn key_of(backend: BackendId, live: &Live) -> u64 {
+    let secure = if live.plan.protocol.is_plain() { 0 } else { live.trust << 1 | 1 };
+    backend.0 << TRUST_BITS | secure & ((1 << TRUST_BITS) - 1)
 }
 
 /// What is offered where `wanted` is needed: with `auto` the backend may say that it has changed its mind.

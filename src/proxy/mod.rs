@@ -28,7 +28,7 @@ pub use route::{Found, Model, Route, Routing};
 pub use upgrade::Tunnel;
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -157,23 +157,22 @@ impl Proxy {
         }
     }
 
-    /// Closes idle upstream connections that are too old, dead, or lead to a backend that takes no more requests, and
-    /// lets requests at a backend whose connections were ended notice it.
+    /// Closes idle upstream connections that are too old, dead, made under rules of old, or lead to a backend that takes no
+    /// more requests, and lets requests at a backend whose connections were ended notice it.
     pub fn sweep(&self) {
         // Also lets go of pools that are gone.
         let mut routing = self.routing.borrow_mut();
         let routing = routing.load();
-        let wanted: Vec<u64> = routing
-            .pools
-            .iter()
-            .flat_map(|pool| pool.set().members.iter().map(|b| (b.id.0, b.admin_state())).collect::<Vec<_>>())
-            .filter(|(_, state)| *state == AdminState::Ready)
-            .map(|(id, _)| id)
-            .collect();
-        self.idle.sweep(|key| wanted.contains(&forward::backend_of(key)));
+        let mut wanted = HashSet::new();
+        for pool in &routing.pools {
+            let live = pool.live();
+            let ready = live.set.members.iter().filter(|backend| backend.admin_state() == AdminState::Ready);
+            wanted.extend(ready.map(|backend| forward::key_of(backend.id, &live)));
+        }
+        self.idle.sweep(|key| wanted.contains(&key));
         let limit = routing.pools.iter().map(|pool| pool.plan().timeouts.upstream_idle).max().unwrap_or_default();
-        self.http2.sweep(|key| wanted.contains(&forward::backend_of(key)), limit);
-        self.agreed.borrow_mut().retain(|key, _| wanted.contains(&forward::backend_of(*key)));
+        self.http2.sweep(|key| wanted.contains(&key), limit);
+        self.agreed.borrow_mut().retain(|key, _| wanted.contains(key));
         let now = endings();
         if self.endings.replace(now) != now {
             clock::wake_waiting();

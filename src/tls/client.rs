@@ -1,5 +1,6 @@
 //! How one pool speaks TLS to its backends.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -71,12 +72,21 @@ impl Credentials {
 }
 
 /// TLS towards the backends of one pool; empty for a plain protocol.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Clients {
-    known: Vec<(Credentials, Arc<ClientConfig>)>,
+    known: Vec<Known>,
     /// Those of `known` that the plan names; the rest is for attempts that began before it.
     own: usize,
     stamps: Stamps,
+}
+
+/// Credentials, and what their files made of them.
+#[derive(Debug, Clone)]
+struct Known {
+    credentials: Credentials,
+    config: Arc<ClientConfig>,
+    /// Of the CAs and the certificate: tells whether they are still the same.
+    content: u64,
 }
 
 /// TLS towards one backend.
@@ -110,13 +120,15 @@ impl Clients {
     /// # Errors
     /// The first file that cannot be used.
     pub fn rebuild(&self) -> Result<Self, TlsError> {
-        Self::from(self.known.iter().take(self.own).map(|(credentials, _)| credentials.clone()).collect())
+        Self::from(self.known.iter().take(self.own).map(|known| known.credentials.clone()).collect())
     }
 
     fn from(different: Vec<Credentials>) -> Result<Self, TlsError> {
         // Taken first: what changes while the files are read is noticed at the next look.
         let stamps = Stamps::of(different.iter().flat_map(files).collect());
-        let with_config = |credentials: Credentials| config(&credentials).map(|config| (credentials, config));
+        let with_config = |credentials: Credentials| {
+            config(&credentials).map(|(config, content)| Known { credentials, config, content })
+        };
         let known = different.into_iter().map(with_config).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { own: known.len(), known, stamps })
     }
@@ -124,12 +136,22 @@ impl Clients {
     /// Keeps what `before` was built for, for attempts that still follow the plan of then.
     #[must_use]
     pub fn after(mut self, before: &Self) -> Self {
-        for (credentials, config) in before.known.iter().take(before.own) {
-            if !self.known.iter().any(|(known, _)| known == credentials) {
-                self.known.push((credentials.clone(), Arc::clone(config)));
+        for old in before.known.iter().take(before.own) {
+            if !self.known.iter().any(|known| known.credentials == old.credentials) {
+                self.known.push(old.clone());
             }
         }
         self
+    }
+
+    /// Whether the files that both are made from said the same.
+    pub fn agrees_with(&self, before: &Self) -> bool {
+        let own = |this: &Self| this.known.iter().take(this.own).cloned().collect::<Vec<_>>();
+        let old = own(before);
+        own(self).iter().all(|known| {
+            let twin = old.iter().find(|old| old.credentials == known.credentials);
+            twin.is_none_or(|twin| twin.content == known.content)
+        })
     }
 
     /// How to reach the backend `name` of `pool`; `None`: in the clear.
@@ -147,9 +169,9 @@ impl Clients {
 
     fn of_backend(&self, backend: &BackendPlan) -> Result<Connector, TlsError> {
         let credentials = Credentials::of(backend.tls.as_ref());
-        let known = self.known.iter().find(|(known, _)| *known == credentials);
+        let known = self.known.iter().find(|known| known.credentials == credentials);
         let what = || format!("backend {}", backend.name);
-        let (_, config) = known.ok_or_else(|| TlsError::Useless(what(), "has no TLS settings".to_owned()))?;
+        let Known { config, .. } = known.ok_or_else(|| TlsError::Useless(what(), "has no TLS settings".to_owned()))?;
         let written = backend.tls.as_ref().and_then(|tls| tls.server_name.clone());
         let host = written.unwrap_or_else(|| match &backend.address {
             Address::Ip(address) => address.ip().to_string(),
@@ -180,7 +202,9 @@ impl Connector {
     }
 }
 
-fn config(credentials: &Credentials) -> Result<Arc<ClientConfig>, TlsError> {
+/// What the files of `credentials` make, and a number that tells their content.
+fn config(credentials: &Credentials) -> Result<(Arc<ClientConfig>, u64), TlsError> {
+    let mut content = std::hash::DefaultHasher::new();
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Refused)?;
@@ -189,6 +213,10 @@ fn config(credentials: &Credentials) -> Result<Arc<ClientConfig>, TlsError> {
             Some(path) => (roots(path)?.0, chain(path)?),
             None => (system_roots()?, Vec::new()),
         };
+        for root in &roots.roots {
+            (root.subject.as_ref(), root.subject_public_key_info.as_ref()).hash(&mut content);
+        }
+        known.iter().for_each(|known| known.as_ref().hash(&mut content));
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         let verifier = verifier.map_err(|error| TlsError::NoRoots(format!(": {error}")))?;
         Arc::new(KnownOrSigned { known, verifier })
@@ -201,11 +229,12 @@ fn config(credentials: &Credentials) -> Result<Arc<ClientConfig>, TlsError> {
         None => builder.with_no_client_auth(),
         Some(plan) => {
             let key = certified(plan).map_err(|(_, error)| error)?;
+            key.cert.iter().for_each(|certificate| certificate.as_ref().hash(&mut content));
             builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
         }
     };
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), content.finish()))
 }
 
 /// The CAs that this system trusts.

@@ -1,6 +1,5 @@
 //! Certificates, keys and CAs from PEM files, with words for what is wrong with them.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use rustls::{InconsistentKeys, RootCertStore};
 
 use super::TlsError;
 use super::provider;
-use crate::config::{CertificatePlan, Secret};
+use crate::config::{CertificatePlan, Secret, open_regular};
 
 /// Longest file that is read: a bundle of all public CAs has a quarter of a MiB.
 const LONGEST: u64 = 8 * 1024 * 1024;
@@ -69,10 +68,7 @@ pub(super) fn roots(path: &Path) -> Result<(RootCertStore, Vec<u8>), TlsError> {
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let read = || {
-        let file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
-        }
+        let file = open_regular(path)?;
         let mut bytes = Vec::new();
         file.take(LONGEST + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > LONGEST {

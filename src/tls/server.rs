@@ -98,6 +98,13 @@ impl Server {
         Self::build(&self.plan, self.http2, Some(self))
     }
 
+    /// Whether `other` lets in the same clients, in the same way, and tells backends of them alike.
+    pub fn admits_like(&self, other: &Self) -> bool {
+        self.client_ca == other.client_ca
+            && self.plan.min_version == other.plan.min_version
+            && self.plan.subject_header == other.plan.subject_header
+    }
+
     /// When each certificate ends, by its file.
     pub fn expiries(&self) -> &[(PathBuf, SystemTime)] {
         &self.expiries

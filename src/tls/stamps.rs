@@ -1,4 +1,5 @@
-//! Whether files have changed: by looking at their age, size and number. Looking works for files replaced by a rename,
+//! Whether files have changed: by looking at their age, size, number, and when anything about them last changed (their
+//! owner or who may read them, for one). Looking works for files replaced by a rename,
 //! for links that are turned (Kubernetes) and for network disks, where notifications do not; a few files a second cost
 //! nothing.
 
@@ -14,6 +15,8 @@ struct Stamp {
     modified: Option<SystemTime>,
     length: u64,
     number: u64,
+    /// Seconds and nanoseconds.
+    changed: (i64, i64),
 }
 
 impl Stamps {
@@ -36,5 +39,33 @@ impl Stamps {
 fn stamp(file: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = std::fs::metadata(file).ok()?;
-    Some(Stamp { modified: metadata.modified().ok(), length: metadata.len(), number: metadata.ino() })
+    Some(Stamp {
+        modified: metadata.modified().ok(),
+        length: metadata.len(),
+        number: metadata.ino(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key that was made for root first, and given to us afterwards: not a byte of it changes, nor its date.
+    #[test]
+    fn who_may_read_a_file_is_part_of_how_it_looks() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.key");
+        std::fs::write(&file, "key").unwrap();
+        let (before, modified) = (Stamps::of(vec![file.clone()]), file.metadata().unwrap().modified().unwrap());
+        assert_eq!(before.again(), before);
+        // The clock of files ticks a few hundred times a second.
+        let start = std::time::Instant::now();
+        while before.again() == before {
+            assert!(start.elapsed().as_secs() < 60, "the change is not seen");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        }
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), modified);
+    }
 }

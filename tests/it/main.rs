@@ -35,4 +35,5 @@ mod streaming;
 mod streams;
 mod tls;
 mod tools;
+mod trust;
 mod websocket;

@@ -88,6 +88,11 @@ impl Binary {
         self.secure[0]
     }
 
+    /// Where clients connect over TLS, one address for each listener that has it.
+    pub(crate) fn secure_addresses(&self) -> &[SocketAddr] {
+        &self.secure
+    }
+
     /// A new client.
     #[track_caller]
     pub(crate) fn client(&self) -> Raw {

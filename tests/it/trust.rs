@@ -1,0 +1,132 @@
+//! Who is let in and who is believed, when that changes while we run: listeners keep their own settings, connections that
+//! were made under rules of old do not outlive them, and files that cannot be read hold nothing up.
+
+use std::path::Path;
+
+use crate::support::*;
+use crate::tls::{Authority, get, leaf_name, write};
+
+fn secured(config: &str, authority: &Authority, file: &str) -> String {
+    let at = authority.path(file).display().to_string();
+    let tls = format!("tls = {{ certificates = [{{ cert = \"{at}.pem\", key = \"{at}.key\" }}] }}\n[admin]");
+    config.replacen("[admin]", &tls, 1)
+}
+
+/// Two entries that leave their port to the kernel: each stays what it is.
+#[test]
+fn listeners_on_ports_of_the_kernels_choice_are_not_mixed_up() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    for name in ["one", "two"] {
+        authority.sign(name, &[&format!("{name}.test")], |_| {});
+    }
+    let another = |config: &str, before: &str| {
+        config.replacen(before, &format!("[[listeners]]\naddress = \"127.0.0.1:0\"\n{before}"), 1)
+    };
+    // Two with TLS, and one without behind them.
+    let config = secured(&Config::new(&[&backend]).text(), &authority, "one");
+    let config = secured(&another(&config, "[admin]"), &authority, "two");
+    let config = another(&config, "[admin]");
+    let binary = Binary::run(&config);
+    let check = |binary: &Binary| {
+        for (index, name) in ["one", "two"].into_iter().enumerate() {
+            let mut stream =
+                authority.client().connect(binary.secure_addresses()[index], &format!("{name}.test")).unwrap();
+            assert_eq!(leaf_name(&stream), format!("CN={name}"));
+            assert!(get(&mut stream, "x", "/").unwrap().ends_with("hello"));
+        }
+        assert_eq!(binary.get("/").text(), "hello");
+    };
+    check(&binary);
+    assert!(binary.reload(&config));
+    check(&binary);
+    assert!(binary.reload(&config.replacen("[access_log]", "[log]\nlevel = \"debug\"\n[access_log]", 1)));
+    check(&binary);
+    let log = binary.end();
+    assert!(!log.contains("listeners 127.0.0.1:0"), "nothing of them has changed: {log}");
+}
+
+/// What a listener believes is one thing with what it shows, and a connection of old is asked to end.
+#[test]
+fn connections_do_not_outlive_the_rules_that_let_them_in() {
+    let backend = TestBackend::saying("hello");
+    let trusting = |ranges: &str| {
+        let listener = format!("address = \"127.0.0.1:0\"\ntrusted_proxies = [{ranges}]\nproxy_protocol = true\n");
+        Config::new(&[&backend]).text().replacen("address = \"127.0.0.1:0\"\n", &listener, 1)
+    };
+    let binary = Binary::run(&trusting("\"127.0.0.0/8\", \"10.0.0.0/8\""));
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
+    let forwarded = || backend.requests().pop().unwrap().field("x-forwarded-for").unwrap().to_owned();
+    let mut kept = binary.client();
+    kept.send(format!("PROXY TCP4 10.1.1.1 127.0.0.1 1 2\r\n{request}"));
+    assert_eq!((kept.response().status(), forwarded().as_str()), (200, "6.6.6.6, 10.1.1.1"));
+    let mut halfway = binary.client();
+    halfway.send("PROXY TCP4 10.1.1.1 ");
+    // A change of something else leaves connections alone.
+    let longer = trusting("\"127.0.0.0/8\", \"10.0.0.0/8\"").replacen("[admin]", "max_uri = \"4KiB\"\n[admin]", 1);
+    assert!(binary.reload(&longer));
+    kept.send(request);
+    assert_eq!(kept.response().status(), 200);
+
+    assert!(binary.reload(&trusting("\"127.0.0.0/8\"")));
+    kept.assert_closed();
+    halfway.send(format!("127.0.0.1 1 2\r\n{request}"));
+    assert_eq!((halfway.response().status(), forwarded().as_str()), (200, "10.1.1.1"));
+}
+
+/// An upstream connection that nobody verified serves nobody who asks for a verified one.
+#[test]
+fn upstream_connections_do_not_outlive_the_rules_they_were_made_by() {
+    let (authority, stranger, backend) = (Authority::new(), Authority::new(), TestBackend::saying("hello"));
+    let listener = authority.listener(vec![authority.sign("far", &["far.test"], |_| {})]);
+    let far = Setup::new(&[&backend]).listener(|plan| plan.tls = Some(listener)).start();
+    let own = authority.path("own.pem");
+    std::fs::copy(authority.path("ca.pem"), &own).unwrap();
+    for protocol in ["https", "h2", "auto"] {
+        let with = |tls: &str| {
+            let config = Config { pool: format!("protocol = \"{protocol}\""), ..Config::new(&[&backend]) };
+            let tls = format!("weight = 1\ntls = {{ {tls} }}\n");
+            config
+                .text()
+                .replace(&backend.address().to_string(), &far.address.to_string())
+                .replace("weight = 1\n", &tls)
+        };
+        let by = |ca: &Path, name: &str| with(&format!("ca = \"{}\", server_name = \"{name}\"", ca.display()));
+        let anybody = with("verify = false");
+        let binary = Binary::run(&anybody);
+        let mut client = binary.client();
+        let mut asked = |config: &str| {
+            assert!(binary.reload(config));
+            client.get("/").status()
+        };
+        let handshakes = || far.metric("evenkeel_tls_handshakes_total", &[("result", "ok")]);
+        assert_eq!(asked(&anybody), 200);
+        let before = handshakes();
+        assert_eq!(asked(&anybody), 200);
+        assert_eq!(handshakes(), before, "{protocol}: nothing has changed, and the connection serves on");
+        assert_eq!(asked(&by(&stranger.path("ca.pem"), "far.test")), 502, "{protocol}");
+        assert_eq!(asked(&by(&own, "far.test")), 200, "{protocol}");
+        assert_eq!(asked(&by(&own, "other.test")), 502, "{protocol}");
+        assert_eq!(asked(&by(&own, "far.test")), 200, "{protocol}");
+        // The file says something else now; nobody has to be told.
+        write(&own, &std::fs::read_to_string(stranger.path("ca.pem")).unwrap());
+        until("the other CA", || client.get("/").status() == 502);
+        write(&own, &std::fs::read_to_string(authority.path("ca.pem")).unwrap());
+        until("the first CA again", || client.get("/").status() == 200);
+    }
+}
+
+/// A pipe in the place of a certificate: to open it is to wait for ever, which nothing else may have to.
+#[test]
+fn files_that_do_not_answer_hold_nothing_up() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    authority.sign("site", &["site.test"], |_| {});
+    let binary = Binary::run(&secured(&Config::new(&[&backend]).text(), &authority, "site"));
+    let pipe = authority.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::rename(&pipe, authority.path("site.key")).unwrap();
+    until("the refusal", || binary.metric("evenkeel_tls_certificate_reloads_total", &[("result", "failure")]) > 0.0);
+    let mut stream = authority.client().connect(binary.secure_address(), "site.test").unwrap();
+    assert!(get(&mut stream, "site.test", "/").unwrap().ends_with("hello"));
+    let log = binary.end();
+    assert_eq!(log.matches("it is not a regular file").count(), 1, "told once: {log}");
+}
