@@ -35,7 +35,8 @@ COPY LICENSE-APACHE LICENSE-MIT /usr/share/doc/evenkeel/
 USER 10001:10001
 WORKDIR /var/lib/evenkeel
 EXPOSE 8080 9901
-# Asks the admin server; EVENKEEL_ADMIN and EVENKEEL_TOKEN_FILE say where it is and how to be let in.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["evenkeel", "ctl", "status"]
+# Asks the admin server, which tells this without a token; EVENKEEL_ADMIN says where it is, if not on port 9901. Where the
+# configuration has no [admin] there is nobody to ask: docker run --no-healthcheck.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["evenkeel", "ctl", "health"]
 ENTRYPOINT ["evenkeel"]
 CMD ["run"]

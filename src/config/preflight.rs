@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Severity};
 use super::plan::*;
 use super::read::Loaded;
-use super::secret::Secret;
+use super::secret::{Secret, open_regular};
 use super::source::Finding;
 use super::words::join;
 
@@ -142,8 +142,7 @@ fn is_open_to_all(_path: &Path) -> bool {
 
 fn check_file(path: Option<&Path>, key: String, checks: &mut Vec<Check>) {
     let Some(path) = path else { return };
-    let look = std::fs::File::open(path).and_then(|file| match file.metadata()? {
-        metadata if metadata.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")),
+    let look = open_regular(path).and_then(|file| match file.metadata()? {
         metadata if metadata.len() == 0 => Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")),
         _ => Ok(()),
     });

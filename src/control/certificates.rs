@@ -190,6 +190,9 @@ impl Control {
             .filter_map(|listener| listener.shared.settings().tls.clone())
             .flat_map(|server| server.expiries().to_vec())
             .collect();
+        for pool in &self.shared.routing.load().pools {
+            all.extend(pool.clients().expiries().cloned());
+        }
         all.sort();
         all.dedup_by(|a, b| a.0 == b.0);
         all
@@ -206,9 +209,9 @@ impl Control {
             let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
             let file = file.display();
             if end <= wall {
-                tracing::error!(%file, "this certificate has expired: clients refuse it");
+                tracing::error!(%file, "a certificate of this file has expired: who is shown it refuses it");
             } else if end - wall < WARNING_DAYS * 24 * 3600 {
-                tracing::warn!(%file, days = (end - wall) / (24 * 3600), "this certificate expires soon");
+                tracing::warn!(%file, days = (end - wall) / (24 * 3600), "a certificate of this file expires soon");
             }
         }
     }

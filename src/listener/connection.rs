@@ -99,8 +99,9 @@ pub(super) async fn serve(admitted: Admitted, proxy: Rc<Proxy>, entry: &Entry) {
     let mut patience = downstream.listener.header_timeout;
     let mut fresh = agreed.is_none();
     loop {
-        // Only a fresh connection may begin with the preface of HTTP/2.
-        let sniff = fresh && downstream.listener.http2.enabled;
+        // Only a fresh connection may begin with the preface of HTTP/2, and over TLS none: there ALPN says so (RFC 9113
+        // section 3.3).
+        let sniff = fresh && downstream.listener.http2.enabled && !stream.is_secure();
         let Some(prefix) = first_bytes(&mut stream, patience, entry, sniff).await else {
             return stream.part();
         };

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use super::connection::Entry;
 use super::proxy_protocol;
 use super::worker::Listening;
-use crate::config::ListenerPlan;
+use crate::config::{ListenerPlan, ListenerTlsPlan};
 use crate::proxy::Downstream;
 use crate::tls::{self, HandshakeGate, Server};
 use crate::upstream::Stream;
@@ -71,11 +71,15 @@ pub(super) async fn pass(
         }
     };
     let limited = plan.limits.is_some();
+    let subject = if let Stream::Tls(tls) = &stream { tls::subject(tls) } else { None };
+    let tells_subject = |tls: &ListenerTlsPlan| tls.client_ca.is_some() && tls.subject_header.is_some();
+    if subject.is_none() && plan.tls.as_ref().is_some_and(tells_subject) {
+        tracing::warn!(%peer, "the client's certificate cannot be read, and backends want its subject: refused");
+        return None;
+    }
     let mut downstream = Downstream::new(client, secure, plan);
     downstream.trusted &= known;
-    if let Stream::Tls(tls) = &stream {
-        downstream.subject = tls::subject(tls);
-    }
+    downstream.subject = subject;
     if limited {
         downstream.clients = Some(Arc::clone(&shared.clients));
         downstream.counted = counted;

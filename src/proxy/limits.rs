@@ -5,13 +5,13 @@
 //! is bounded; clients beyond it are let pass rather than turned away for the sake of others.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::stable_hash;
 use crate::clock;
 use crate::config::ClientLimitsPlan;
 
@@ -28,6 +28,8 @@ const BURST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct ClientTable {
     shards: Box<[Mutex<Shard>]>,
+    /// Which shard a client falls into: different in every process, so that no crowd of clients can fill one by choice.
+    chance: RandomState,
     born: Instant,
     /// Refused (or, in a dry run, counted only): connections, requests.
     limited: [AtomicU64; 2],
@@ -78,7 +80,13 @@ pub struct ClientConnection(Option<(Arc<ClientTable>, Key)>);
 impl Default for ClientTable {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, born: clock::now(), limited: Default::default(), dry: Default::default() }
+        Self {
+            shards,
+            chance: RandomState::new(),
+            born: clock::now(),
+            limited: Default::default(),
+            dry: Default::default(),
+        }
     }
 }
 
@@ -141,10 +149,7 @@ impl ClientTable {
     }
 
     fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
-        let hash = match key {
-            Key::V4(bits) => stable_hash(&bits.to_ne_bytes()),
-            Key::V6(bits) => stable_hash(&bits.to_ne_bytes()),
-        };
+        let hash = self.chance.hash_one(key);
         // INVARIANT: there are SHARDS of them. Numbers stay usable whatever happened under the lock.
         self.shards[hash as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }

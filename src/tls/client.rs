@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::pem::{certified, chain, roots};
+use super::pem::{certified, first_end, roots};
 use super::x509::Certificate;
 use super::{Stamps, TlsError, provider};
 use crate::config::{Address, BackendPlan, BackendTlsPlan, CertificatePlan, PoolPlan, Protocol, Secret};
@@ -87,6 +88,7 @@ struct Known {
     config: Arc<ClientConfig>,
     /// Of the CAs and the certificate: tells whether they are still the same.
     content: u64,
+    expiries: Vec<(PathBuf, SystemTime)>,
 }
 
 /// TLS towards one backend.
@@ -127,7 +129,7 @@ impl Clients {
         // Taken first: what changes while the files are read is noticed at the next look.
         let stamps = Stamps::of(different.iter().flat_map(files).collect());
         let with_config = |credentials: Credentials| {
-            config(&credentials).map(|(config, content)| Known { credentials, config, content })
+            config(&credentials).map(|(config, content, expiries)| Known { credentials, config, content, expiries })
         };
         let known = different.into_iter().map(with_config).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { own: known.len(), known, stamps })
@@ -185,6 +187,11 @@ impl Clients {
         Ok(Connector { config: Arc::clone(config), name })
     }
 
+    /// When the first certificate of each file ends.
+    pub fn expiries(&self) -> impl Iterator<Item = &(PathBuf, SystemTime)> {
+        self.known.iter().take(self.own).flat_map(|known| &known.expiries)
+    }
+
     /// How its files looked when they were read.
     pub fn stamps(&self) -> &Stamps {
         &self.stamps
@@ -202,15 +209,20 @@ impl Connector {
     }
 }
 
-/// What the files of `credentials` make, and a number that tells their content.
-fn config(credentials: &Credentials) -> Result<(Arc<ClientConfig>, u64), TlsError> {
+/// What the files of `credentials` make, a number that tells their content, and when the first certificate of each ends.
+fn config(credentials: &Credentials) -> Result<(Arc<ClientConfig>, u64, Vec<(PathBuf, SystemTime)>), TlsError> {
     let mut content = std::hash::DefaultHasher::new();
+    let mut expiries = Vec::new();
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Refused)?;
     let verifier: Arc<dyn ServerCertVerifier> = if credentials.verify {
         let (roots, known) = match &credentials.ca {
-            Some(path) => (roots(path)?.0, chain(path)?),
+            Some(path) => {
+                let (roots, known) = roots(path)?;
+                expiries.extend(first_end(&known).map(|end| (path.clone(), end)));
+                (roots, known)
+            }
             None => (system_roots()?, Vec::new()),
         };
         for root in &roots.roots {
@@ -229,12 +241,13 @@ fn config(credentials: &Credentials) -> Result<(Arc<ClientConfig>, u64), TlsErro
         None => builder.with_no_client_auth(),
         Some(plan) => {
             let key = certified(plan).map_err(|(_, error)| error)?;
+            expiries.extend(first_end(&key.cert).map(|end| (plan.cert.clone(), end)));
             key.cert.iter().for_each(|certificate| certificate.as_ref().hash(&mut content));
             builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
         }
     };
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
-    Ok((Arc::new(config), content.finish()))
+    Ok((Arc::new(config), content.finish(), expiries))
 }
 
 /// The CAs that this system trusts.

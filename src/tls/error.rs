@@ -12,6 +12,12 @@ pub enum TlsError {
     Useless(String, String),
     /// The key belongs to another certificate: the key, the certificate.
     OtherKey(String, String),
+    /// A key that wants a passphrase.
+    Encrypted(String),
+    /// A certificate where a key belongs, or the other way round: where, and what is there.
+    Swapped(String, &'static str),
+    /// The key's own certificate stands behind others: the file, and its place there from 1.
+    Behind(String, usize),
     /// The system has no CA certificates: what it said.
     NoRoots(String),
     /// rustls refuses the settings.
@@ -24,6 +30,11 @@ impl fmt::Display for TlsError {
             Self::Unreadable(what, error) => write!(f, "{what} cannot be read: {error}"),
             Self::Useless(what, why) => write!(f, "{what} {why}"),
             Self::OtherKey(key, cert) => write!(f, "{key} is not the key of {cert}"),
+            Self::Encrypted(key) => write!(f, "{key} is encrypted, and nobody is there to type its passphrase"),
+            Self::Swapped(what, holds) => write!(f, "{what} holds {holds}"),
+            Self::Behind(cert, place) => {
+                write!(f, "{cert} does not begin with the certificate of the key: that is its number {place}")
+            }
             Self::NoRoots(said) => write!(f, "this system has no CA certificates to verify with{said}"),
             Self::Refused(error) => write!(f, "TLS cannot be set up: {error}"),
         }
@@ -36,6 +47,7 @@ impl std::error::Error for TlsError {
             Self::Unreadable(_, error) => Some(error),
             Self::Refused(error) => Some(error),
             Self::Useless(..) | Self::OtherKey(..) | Self::NoRoots(_) => None,
+            Self::Encrypted(_) | Self::Swapped(..) | Self::Behind(..) => None,
         }
     }
 }

@@ -98,14 +98,17 @@ fn authority(ca: &Path, at: String, faults: &mut Vec<Fault>) {
     }
 }
 
-/// The first certificate of a file; tells when it is not of this time.
+/// The first certificate of a file; tells of the first that is not of this time.
 fn validity(file: &Path, at: &str, faults: &mut Vec<Fault>) -> Option<Certificate> {
-    let leaf = chain(file).ok()?.first().and_then(|der| Certificate::parse(der))?;
-    if let Some((message, hint)) = of_this_time(&leaf, clock::wall_seconds()) {
-        let message = format!("{} {message}", file.display());
+    let all: Vec<Certificate> = chain(file).ok()?.iter().map_while(|der| Certificate::parse(der)).collect();
+    let now = clock::wall_seconds();
+    let found = all.iter().enumerate().find_map(|(place, certificate)| Some((place, of_this_time(certificate, now)?)));
+    if let Some((place, (message, hint))) = found {
+        let of_chain = if place == 0 { String::new() } else { format!(": its certificate {}", place + 1) };
+        let message = format!("{}{of_chain} {message}", file.display());
         faults.push(Fault { key: at.to_owned(), message, hint, severity: Severity::Warning });
     }
-    Some(leaf)
+    all.into_iter().next()
 }
 
 /// What the date makes of a certificate: what it is, and what to do; `None`: nothing.
@@ -139,7 +142,7 @@ fn routes(plan: &Plan, address: std::net::SocketAddr, certificates: &[Certificat
             faults.push(Fault {
                 key: format!("routes[{index}].host"),
                 message: format!("no certificate of the listener {address} is for {host}"),
-                hint: "add one that is, or leave the route to a listener without TLS",
+                hint: "add one with this name to `certificates`; clients that ask for it refuse what they are shown",
                 severity: Severity::Warning,
             });
         }
@@ -149,6 +152,9 @@ fn routes(plan: &Plan, address: std::net::SocketAddr, certificates: &[Certificat
 fn stop(key: String, error: &TlsError) -> Fault {
     let hint = match error {
         TlsError::OtherKey(..) => "set the key that the certificate was made with",
+        TlsError::Encrypted(_) => "write it without: openssl pkey -in KEY -out NEW-KEY",
+        TlsError::Swapped(..) => "are certificate and key swapped?",
+        TlsError::Behind(..) => "put it first, and those of its CAs behind it",
         TlsError::Useless(..) => "PEM: text that begins with -----BEGIN",
         TlsError::Unreadable(..) => "the user that runs us must be able to read it",
         TlsError::NoRoots(_) | TlsError::Refused(_) => "",
@@ -202,6 +208,19 @@ mod tests {
         let early = certificate("early", &|params| params.not_before = rcgen::date_time_ymd(2900, 1, 1));
         let other = CertificatePlan { cert: good.cert.clone(), key: late.key.clone() };
         let junk = CertificatePlan { cert: write("junk.pem", "junk"), key: good.key.clone() };
+        let swapped = match &good.key {
+            Secret::File(key) => CertificatePlan { cert: key.clone(), key: Secret::File(good.cert.clone()) },
+            Secret::Env(_) => unreachable!(),
+        };
+        let of_key = CertificatePlan { cert: good.cert.clone(), key: Secret::File(good.cert.clone()) };
+        let locked =
+            write("locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----");
+        let locked = CertificatePlan { cert: good.cert.clone(), key: Secret::File(locked) };
+        let text = |plan: &CertificatePlan| std::fs::read_to_string(&plan.cert).unwrap();
+        let behind = write("behind.pem", &format!("{}\n{}", text(&late), text(&good)));
+        let behind = CertificatePlan { cert: behind, key: good.key.clone() };
+        let old_ca = write("chain.pem", &format!("{}\n{}", text(&good), text(&late)));
+        let old_ca = CertificatePlan { cert: old_ca, key: good.key.clone() };
         let keyless = CertificatePlan { cert: good.cert.clone(), key: Secret::File(write("junk.key", "junk")) };
         let gone = CertificatePlan { cert: folder.path().join("gone.pem"), key: good.key.clone() };
 
@@ -215,7 +234,7 @@ mod tests {
         };
         let mut second = ListenerPlan::new(([127, 0, 0, 1], 0).into());
         plan.listeners[0].tls = Some(tls(vec![good.clone(), late, early], Some(folder.path().join("gone-ca.pem"))));
-        second.tls = Some(tls(vec![other, junk, keyless, gone], None));
+        second.tls = Some(tls(vec![other, junk, keyless, gone, swapped, of_key, locked, behind, old_ca], None));
         plan.listeners.push(second);
         let route = |host| RoutePlan {
             host: Some(HostMatch::Exact(host)),
@@ -239,6 +258,11 @@ mod tests {
             ("listeners[1].tls.certificates[1].cert", "no certificate in PEM", true),
             ("listeners[1].tls.certificates[2].key", "no private key in PEM", true),
             ("listeners[1].tls.certificates[3].cert", "cannot be read", true),
+            ("listeners[1].tls.certificates[4].cert", "holds a private key, and no certificate", true),
+            ("listeners[1].tls.certificates[5].key", "holds a certificate, and no private key", true),
+            ("listeners[1].tls.certificates[6].key", "is encrypted", true),
+            ("listeners[1].tls.certificates[7].cert", "its number 2", true),
+            ("listeners[1].tls.certificates[8].cert", "its certificate 2 has expired", false),
         ];
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for ((key, message, stops), (at, says, must)) in found.iter().zip(expected) {

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite as suite};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::{ServerConfig, SupportedCipherSuite};
 use tokio_rustls::TlsAcceptor;
 
-use super::pem::{certified, roots};
+use super::pem::{certified, first_end, roots};
 use super::sni::BySni;
 use super::x509::Certificate;
 use super::{Stamps, TlsError, provider};
@@ -41,7 +42,7 @@ pub struct Server {
     plan: ListenerTlsPlan,
     http2: bool,
     /// The CAs of client certificates: who may resume depends on them.
-    client_ca: Vec<u8>,
+    client_ca: Vec<CertificateDer<'static>>,
     expiries: Vec<(PathBuf, SystemTime)>,
     stamps: Stamps,
 }
@@ -62,22 +63,23 @@ impl Server {
         let ours = CryptoProvider { cipher_suites: SUITES.to_vec(), ..(*provider()).clone() };
         let builder = ServerConfig::builder_with_provider(Arc::new(ours));
         let builder = builder.with_protocol_versions(versions).map_err(TlsError::Refused)?;
+        let mut expiries = Vec::new();
         let (builder, client_ca) = match &plan.client_ca {
             None => (builder.with_no_client_auth(), Vec::new()),
             Some(path) => {
-                let (roots, bytes) = roots(path)?;
+                let (roots, all) = roots(path)?;
+                expiries.extend(first_end(&all).map(|end| (path.clone(), end)));
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
                 let of_file = |error| TlsError::Useless(path.display().to_string(), format!("cannot be used: {error}"));
-                (builder.with_client_cert_verifier(verifier.map_err(of_file)?), bytes)
+                (builder.with_client_cert_verifier(verifier.map_err(of_file)?), all)
             }
         };
-        let (mut shown, mut expiries) = (Vec::new(), Vec::new());
+        let mut shown = Vec::new();
         for certificate in &plan.certificates {
             let key = certified(certificate).map_err(|(_, error)| error)?;
             let of_file = || TlsError::Useless(certificate.cert.display().to_string(), "is no certificate".to_owned());
             let leaf = key.cert.first().and_then(|der| Certificate::parse(der)).ok_or_else(of_file)?;
-            let end = Duration::from_secs(u64::try_from(leaf.not_after).unwrap_or(0));
-            expiries.push((certificate.cert.clone(), SystemTime::UNIX_EPOCH + end));
+            expiries.extend(first_end(&key.cert).map(|end| (certificate.cert.clone(), end)));
             shown.push((key, leaf.names));
         }
         let mut config = builder.with_cert_resolver(Arc::new(BySni::new(shown)));
@@ -105,7 +107,7 @@ impl Server {
             && self.plan.subject_header == other.plan.subject_header
     }
 
-    /// When each certificate ends, by its file.
+    /// When the first certificate of each file ends.
     pub fn expiries(&self) -> &[(PathBuf, SystemTime)] {
         &self.expiries
     }

@@ -152,7 +152,8 @@ fn alternative_names(extensions: &[u8], names: &mut Vec<String>, addresses: &mut
         let mut general = Reader(Reader(value).expect(SEQUENCE)?);
         while let Some((tag, content)) = general.next() {
             match tag {
-                DNS_NAME => names.push(std::str::from_utf8(content).ok()?.to_ascii_lowercase()),
+                // One that is no text is for no host; the others are.
+                DNS_NAME => names.extend(std::str::from_utf8(content).map(str::to_ascii_lowercase)),
                 IP_ADDRESS => match content.len() {
                     4 => addresses.extend(<[u8; 4]>::try_from(content).map(IpAddr::from)),
                     16 => addresses.extend(<[u8; 16]>::try_from(content).map(IpAddr::from)),

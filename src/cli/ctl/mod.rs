@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const EXAMPLES: &str = "\
 Examples:
   evenkeel ctl status
+  evenkeel ctl health || echo down
   evenkeel ctl backends --json
   evenkeel ctl add instance-7 127.0.0.1:8007 --weight 2
   evenkeel ctl drain instance-3 --timeout 5m --wait
@@ -50,6 +51,8 @@ pub(super) struct CtlArgs {
 enum Verb {
     /// Version, uptime, listeners, pools, overrides, last reload.
     Status,
+    /// Whether it answers at all; needs no token.
+    Health,
     /// All backends with state, health, load and response times.
     Backends,
     /// Add a backend; it lives until removed, or named by the configuration file.
@@ -100,6 +103,10 @@ impl Session {
             Verb::Status => {
                 let status = self.get("/api/v1/status").await?;
                 self.show(&status, show::tree)
+            }
+            Verb::Health => {
+                let health = self.get("/healthz").await?;
+                self.show(&health, show::tree)
             }
             Verb::Backends => {
                 let path = match &self.pool {

@@ -38,9 +38,13 @@ fn backends(walk: &Walk<'_>, path: &str, pool: &PoolPlan) {
             );
         }
         if backend.tls.as_ref().is_some_and(|tls| !tls.verify) {
+            let hint = match backend.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
+                Some(_) => "leave `verify` out: as it is, `ca` verifies nothing",
+                None => "set `ca` to the CA that signed its certificate",
+            };
             walk.warn(
                 &[&at(index, "tls.verify"), &at(index, "tls")],
-                ("anybody in between can pose as this backend", "set `ca` to the CA that signed its certificate"),
+                ("anybody in between can pose as this backend", hint),
             );
         }
     }

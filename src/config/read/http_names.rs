@@ -16,6 +16,48 @@ pub(super) fn header_name(text: &str) -> Result<String, Finding> {
     }
 }
 
+/// Headers that mean something to HTTP, to proxies or to us: what we would write there would be taken for that.
+const TAKEN: [&str; 24] = [
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// The name of a header that we add to requests, in lower case.
+pub(super) fn own_header_name(text: &str) -> Result<String, Finding> {
+    let name = header_name(text)?;
+    if TAKEN.contains(&name.as_str()) || name.starts_with("x-forwarded-") {
+        let message = format!("`{name}` has a meaning of its own, and cannot carry this");
+        return Err((message, "a name of your own, such as `x-client-subject`").into());
+    }
+    if name.contains('_') {
+        let message = format!("`{name}`: headers with `_` are mistaken for others, and dropped by many servers");
+        return Err((message, format!("write `{}`", name.replace('_', "-"))).into());
+    }
+    Ok(name)
+}
+
 /// The value of a header, as a client could send it.
 pub(super) fn header_value(text: &str) -> Result<String, Finding> {
     let sound = text.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b)) && text.trim() == text;
@@ -120,6 +162,10 @@ mod tests {
     fn names() {
         assert_eq!(header_name("X-Tier").unwrap(), "x-tier");
         assert!(header_name("x tier").is_err() && header_name("").is_err() && header_name("x:").is_err());
+        assert_eq!(own_header_name("X-Client-Subject").unwrap(), "x-client-subject");
+        for taken in ["Content-Length", "host", "x-forwarded-for", "X-Forwarded-Client-Cert", "te", "x_client", "via"] {
+            assert!(own_header_name(taken).is_err(), "{taken}");
+        }
         assert!(header_value("gold ☆").is_err() && header_value(" gold").is_err() && header_value("gold x").is_ok());
         assert!(cookie_name("ek=").is_err() && cookie_name("").is_err() && cookie_name("__Host-ek").is_ok());
         assert!(resource_name("..").is_err() && resource_name("a/b").is_err() && resource_name("gpu-1.a_b").is_ok());

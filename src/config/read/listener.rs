@@ -1,6 +1,6 @@
 //! `[[listeners]]`.
 
-use super::http_names::header_name;
+use super::http_names::own_header_name;
 use super::server::read_secret;
 use crate::config::plan::*;
 use crate::config::reference as keys;
@@ -56,7 +56,8 @@ fn read_listener(table: &Table<'_>) -> ListenerPlan {
         tls: read_tls(table),
         guarded_headers: Vec::new(),
     };
-    if plan.proxy_protocol && !table.has("trusted_proxies") {
+    let nobody = plan.trusted_proxies.is_empty() && table.items("trusted_proxies").is_empty();
+    if plan.proxy_protocol && nobody && !table.walk.at_fault(&table.at("trusted_proxies")) {
         table.wrong(
             "proxy_protocol",
             (
@@ -108,7 +109,7 @@ fn read_tls(listener: &Table<'_>) -> Option<ListenerTlsPlan> {
     Some(ListenerTlsPlan {
         certificates: certificates.iter().filter_map(|entry| read_certificate(entry, "cert", "key")).collect(),
         client_ca: table.path("client_ca"),
-        subject_header: table.parsed("subject_header", header_name),
+        subject_header: table.parsed("subject_header", own_header_name),
         min_version: table.choice("min_version", TlsVersion::V12, |word| match word {
             "1.2" => Some(TlsVersion::V12),
             "1.3" => Some(TlsVersion::V13),

@@ -105,7 +105,17 @@ fn server_url(text: &str) -> Result<String, Finding> {
             "such as \"http://127.0.0.1:9090\"",
         ))
     };
-    let uri: http::Uri = text.parse().map_err(|_| refused())?;
+    let uri: http::Uri = text.parse().map_err(|_| match text.contains('@') {
+        // Perhaps a password: not said again.
+        true => Finding::from(("is not the URL of a server", "such as \"http://127.0.0.1:9090\"")),
+        false => refused(),
+    })?;
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        let message = "holds a user or a password, which stand in no file of ours";
+        return Err(
+            (message, "let it be asked without, for instance through a proxy on this host that adds them").into()
+        );
+    }
     let sound = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty());
     if sound && uri.query().is_none() { Ok(text.trim_end_matches('/').to_owned()) } else { Err(refused()) }
 }
