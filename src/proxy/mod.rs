@@ -13,7 +13,7 @@ pub mod framing;
 pub mod headers;
 mod limits;
 mod meter;
-mod orca;
+pub mod orca;
 pub mod peek;
 mod retry;
 mod route;

@@ -43,13 +43,13 @@ pub(super) fn take(headers: &mut HeaderMap, backend: &Backend, plan: &ResourcesP
 
 /// What a report said; `None`: nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Report {
+pub struct Report {
     /// CPU in use, 0-1; else what the application calls its utilization.
-    cpu: Option<f64>,
+    pub cpu: Option<f64>,
     /// Memory in use, 0-1; else a KV cache's.
-    memory: Option<f64>,
+    pub memory: Option<f64>,
     /// Requests waiting there.
-    waiting: Option<f64>,
+    pub waiting: Option<f64>,
     /// Utilization by the application's own measure, 0-1: what `cpu` falls back to.
     application: Option<f64>,
     /// KV cache in use, 0-1: what `memory` falls back to.
@@ -58,7 +58,7 @@ struct Report {
 
 impl Report {
     /// The report in the value of [`HEADER`]; `None`: it makes no sense.
-    fn parse(value: &[u8]) -> Option<Self> {
+    pub fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value.get(..value.len().min(MOST_BYTES + 1))?).ok()?.trim();
         if text.len() > MOST_BYTES {
             return None;
@@ -76,7 +76,7 @@ impl Report {
     }
 
     /// The report in the value of [`HEADER_BIN`].
-    fn parse_bin(value: &[u8]) -> Option<Self> {
+    pub fn parse_bin(value: &[u8]) -> Option<Self> {
         if value.len() > MOST_BYTES { None } else { Self::of_base64(value) }
     }
 

@@ -6,7 +6,7 @@
 //! what nobody says is unknown, never zero. A source that fails costs a counter and one log line, never a request.
 
 mod client;
-mod profile;
+pub mod profile;
 mod promql;
 mod scrape;
 mod text;

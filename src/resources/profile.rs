@@ -10,13 +10,13 @@ use crate::config::{ANY_SIGNALS, Engine, Signal};
 
 /// The rules in force: overrides first, then the engine's, then any.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Profile {
+pub struct Profile {
     rules: Vec<(Signal, Rule<String>)>,
 }
 
 impl Profile {
     /// The profile of `engine` with the metrics that `names` puts in place of its own.
-    pub(super) fn new(engine: Engine, names: &[(String, String)]) -> Self {
+    pub fn new(engine: Engine, names: &[(String, String)]) -> Self {
         let own = names.iter().filter_map(|(signal, metric)| {
             let signal = Signal::named(signal)?;
             let rule = match signal {
@@ -34,7 +34,7 @@ impl Profile {
     }
 
     /// What `text` says, with `before` of the same backend for rates; takes over what it needs next time.
-    pub(super) fn read(&self, text: &str, before: &mut Before, now: Instant) -> Reading {
+    pub fn read(&self, text: &str, before: &mut Before, now: Instant) -> Reading {
         let found = Found::collect(text, self);
         let elapsed = before.at.map(|at| now.saturating_duration_since(at).as_secs_f64()).filter(|s| *s > 0.0);
         let mut reading = Reading::default();
@@ -85,18 +85,24 @@ fn names(rule: &Rule<String>) -> impl Iterator<Item = &String> {
 
 /// What one scrape said; `None`: nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Reading {
-    pub(super) cpu: Option<f64>,
-    pub(super) memory: Option<f64>,
-    pub(super) running: Option<f64>,
-    pub(super) waiting: Option<f64>,
-    pub(super) heartbeat: Option<f64>,
-    pub(super) activity: Option<f64>,
+pub struct Reading {
+    /// CPU in use, 0-1.
+    pub cpu: Option<f64>,
+    /// Memory (or KV cache) in use, 0-1.
+    pub memory: Option<f64>,
+    /// Requests running there.
+    pub running: Option<f64>,
+    /// Requests waiting there.
+    pub waiting: Option<f64>,
+    /// A counter that grows while it works.
+    pub heartbeat: Option<f64>,
+    /// Requests it has at all: what makes a still heartbeat suspicious.
+    pub activity: Option<f64>,
 }
 
 impl Reading {
     /// Whether it says anything at all.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
@@ -117,7 +123,7 @@ impl Reading {
 
 /// Counters of the scrape before.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Before {
+pub struct Before {
     at: Option<Instant>,
     /// By index of the rule.
     counters: Vec<(usize, f64)>,
