@@ -63,18 +63,16 @@ pub(super) async fn serve(
     let activity = Rc::new(Activity::default());
     let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream));
     let service = service_fn(|request| {
-        let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
-        async move {
-            let mut answer = pin!(proxy.handle(&downstream, request));
-            poll_fn(|cx| {
-                let polled = answer.as_mut().poll(cx);
-                if polled.is_pending() {
-                    downstream.works.set(true);
-                }
-                polled
-            })
-            .await
-        }
+        // Boxed: hyper, our executor and tokio hand a stream's future on by value, and copied it thirteen times.
+        let mut answer = Box::pin(Rc::clone(proxy).handle(downstream, request));
+        let downstream = Rc::clone(downstream);
+        poll_fn(move |cx| {
+            let polled = answer.as_mut().poll(cx);
+            if polled.is_pending() {
+                downstream.works.set(true);
+            }
+            polled
+        })
     });
     let executor = StreamExecutor { downstream: Rc::clone(downstream), activity: Rc::clone(&activity) };
     let mut connection = pin!(builder(&downstream.listener, executor).serve_connection(io, service));

@@ -21,7 +21,9 @@ static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-bufferin
 /// Longest identifier taken over from a trusted proxy.
 const LONGEST_REQUEST_ID: usize = 128;
 
-/// The identifier of a request: a trusted proxy's, or a new one of 128 random bits.
+/// The identifier of a request: a trusted proxy's, or a new one of 128 random bits. Marked as sensitive, which in HTTP/2
+/// means that it is never put into a header table: there it would crowd out what does come again, and every response
+/// would be compared with all the identifiers before it (a tenth of its instructions).
 #[inline]
 pub fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut impl Rng) -> HeaderValue {
     if trusted
@@ -29,7 +31,9 @@ pub fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut impl Rng) -> Hea
         && (1..=LONGEST_REQUEST_ID).contains(&id.len())
         && id.as_bytes().iter().all(u8::is_ascii_graphic)
     {
-        return id.clone();
+        let mut id = id.clone();
+        id.set_sensitive(true);
+        return id;
     }
     let mut text = [0u8; 32];
     let random: u128 = rng.random();
@@ -37,7 +41,9 @@ pub fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut impl Rng) -> Hea
         pair.copy_from_slice(&HEX[usize::from(byte)]);
     }
     // INVARIANT: hex digits are a valid header value.
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    let mut id = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"));
+    id.set_sensitive(true);
+    id
 }
 
 /// Every byte as two hex digits.
