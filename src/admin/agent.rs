@@ -87,7 +87,7 @@ pub(super) async fn decide(State(admin): Admin, Body(body): Body<DecideBody>) ->
     let key = body.client.as_deref().map(|client| stable_hash(client.as_bytes()));
     let mut rng = SmallRng::from_rng(&mut rand::rng());
     let now = clock::now();
-    let ask = Ask { id: id.as_bytes(), key, tried: &[], pinned: None, queued: false, now };
+    let ask = Ask { id: id.as_bytes(), key, tried: &[], pinned: None, queued: false, repeats: false, now };
     let lease = pool.lease(pool.live(), &ask, &mut rng).map_err(|why| {
         let message = match why {
             Unavailable::NoneHealthy => "no backend is available",

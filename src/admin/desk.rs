@@ -138,7 +138,7 @@ mod tests {
         let (backend, desk) = (pool.backend("a").unwrap(), Desk::default());
         let mut rng = SmallRng::seed_from_u64(1);
         for (number, at) in [(1, start), (2, start + Duration::from_secs(30))] {
-            let ask = Ask { id: b"x", key: None, tried: &[], pinned: None, queued: false, now: at };
+            let ask = Ask { id: b"x", key: None, tried: &[], pinned: None, queued: false, repeats: false, now: at };
             desk.give_out(number, pool.lease(pool.live(), &ask, &mut rng).unwrap(), at);
         }
         desk.expire(start + Duration::from_secs(59));

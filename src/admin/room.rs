@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::backend::{Backend, BackendId, ProbeReport};
+use crate::backend::{Backend, BackendId, CodeClass, ProbeReport};
 use crate::config::{AdminState, StrategyKind};
 use crate::pool::Pool;
 
@@ -72,8 +72,8 @@ pub struct Snapshot {
     pub certificates: Vec<(PathBuf, SystemTime)>,
     /// Access log lines lost so far.
     pub access_log_lost: u64,
-    /// Requests that met no pool (malformed, or no route), by class: 4xx and 5xx.
-    pub refused: [u64; 2],
+    /// Requests that met no pool (malformed, no route, answered or left before), by class.
+    pub refused: [u64; CodeClass::ALL.len()],
     /// Client connections ended because of what the client did, by reason.
     pub cut: Vec<(&'static str, u64)>,
 }

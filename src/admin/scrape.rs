@@ -58,7 +58,7 @@ fn each(pools: &[Walked]) -> impl Iterator<Item = (&str, &Arc<Backend>)> {
     pools.iter().flat_map(|walked| walked.backends.iter().map(|backend| (&*walked.pool.name, backend)))
 }
 
-fn traffic(out: &mut Exposition, pools: &[Walked], refused: [u64; 2]) {
+fn traffic(out: &mut Exposition, pools: &[Walked], refused: [u64; CodeClass::ALL.len()]) {
     let mut family = out.family(&families::REQUESTS);
     for walked in pools {
         for backend in &walked.backends {
@@ -67,12 +67,11 @@ fn traffic(out: &mut Exposition, pools: &[Walked], refused: [u64; 2]) {
                 family.sample(&[&walked.pool.name, &backend.name, class.name()], count);
             }
         }
-        let unrouted = [CodeClass::C4xx, CodeClass::C5xx, CodeClass::None];
-        for (class, count) in unrouted.into_iter().zip(&walked.pool.stats.unrouted) {
+        for (class, count) in CodeClass::ALL.into_iter().zip(&walked.pool.stats.unrouted) {
             family.sample(&[&walked.pool.name, "", class.name()], count.load(Relaxed));
         }
     }
-    for (class, count) in [CodeClass::C4xx, CodeClass::C5xx].into_iter().zip(refused) {
+    for (class, count) in CodeClass::ALL.into_iter().zip(refused) {
         family.sample(&["", "", class.name()], count);
     }
     let mut family = out.family(&families::UPSTREAM_ATTEMPTS);

@@ -50,7 +50,7 @@ impl ControlRoom for Room {
             }),
             certificates: vec![("a\"b.pem".into(), SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000))],
             access_log_lost: 7,
-            refused: [3, 0],
+            refused: [0, 0, 3, 0, 0],
             cut: vec![("slow_head", 5)],
         }
     }

@@ -132,7 +132,7 @@ impl ControlRoom for Board {
             last_reload: state.last_reload.clone(),
             certificates: state.certificates.clone(),
             access_log_lost: self.shared.access_log.load().lost(),
-            refused: [self.shared.refused[0].load(Relaxed), self.shared.refused[1].load(Relaxed)],
+            refused: self.shared.refused.each_ref().map(|count| count.load(Relaxed)),
             cut: Cut::ALL.iter().zip(&self.shared.cut).map(|(why, count)| (why.name(), count.load(Relaxed))).collect(),
         }
     }

@@ -52,13 +52,13 @@ impl Control {
         }
         let deadline = Instant::now() + plan.drain_timeout;
         let mut told = Instant::now();
-        // Workers hear of the drain on their next turn and take their backlog first: look only after that.
+        // Workers hear of the drain on their next turn and take their backlog first: it is over only after that.
         loop {
             if self.interrupted(tokio::time::sleep(LOOK)).await {
                 return self.end(true);
             }
-            let left = self.census.total();
-            if left == 0 || Instant::now() >= deadline {
+            let (accepting, left) = (self.census.is_accepting(), self.census.total());
+            if (left == 0 && !accepting) || Instant::now() >= deadline {
                 return self.end(false);
             }
             if told.elapsed() >= TELL {

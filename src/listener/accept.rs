@@ -28,8 +28,20 @@ pub(super) async fn run(
         _ = closed => {}
         () = accept(&socket, &listening, &worker) => {}
     }
-    while let Ok(Ok((stream, peer))) = tokio::time::timeout(Duration::ZERO, socket.accept()).await {
-        admit(stream, peer, &listening, &worker);
+    // The kernel is asked itself: what it has queued, the event loop may not have told yet.
+    let Ok(socket) = socket.into_std() else { return };
+    loop {
+        match socket.accept() {
+            Ok((stream, peer)) => {
+                if stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    admit(stream, peer, &listening, &worker);
+                }
+            }
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(_) => return,
+        }
     }
 }
 

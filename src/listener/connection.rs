@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -15,13 +16,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use socket2::SockRef;
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use super::entrance::Admitted;
 use super::http2;
 use super::io::{Activity, Io};
-use crate::clock::Deadline;
+use crate::clock::{self, Deadline};
 use crate::config::ListenerPlan;
 use crate::proxy::{Cut, Downstream, Proxy};
 use crate::upstream::Stream;
@@ -41,6 +43,12 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 /// reset. So the latter gets what flows, and the former's work is cancelled within a second (reliability.md 6.3), sweeps
 /// included.
 const PARTING: Duration = Duration::from_millis(250);
+/// How long a fresh connection has for its first request when the worker drains: who connected before it did has most
+/// likely sent one, and perhaps it is still on its way (reliability.md 8.9).
+pub(super) const FRESH: Duration = Duration::from_secs(1);
+/// How often a client is looked at whose bytes nobody reads: between two looks it is not missed. With the sweep's own
+/// delay that leaves room within the second that reliability.md 6.3 gives.
+const LOOK: Duration = Duration::from_millis(200);
 /// An answer to a client that never finished its head: nothing can be routed, so nobody is asked.
 const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
@@ -51,6 +59,8 @@ pub(super) struct Entry {
     pub(super) deadline: Deadline,
     /// The worker is draining, or wants this one to end: as soon as it is polite.
     pub(super) draining: Cell<bool>,
+    /// It is trusted no longer: no further request of it is read.
+    pub(super) outdated: Cell<bool>,
     /// The trust that its listener's settings had when it was let in; `None`: it has not met them yet.
     pub(super) trust: Cell<Option<u64>>,
 }
@@ -98,11 +108,12 @@ pub(super) async fn serve(admitted: Admitted, proxy: Rc<Proxy>, entry: &Entry) {
     }
     let mut patience = downstream.listener.header_timeout;
     let mut fresh = agreed.is_none();
+    let mut grace = FRESH;
     loop {
         // Only a fresh connection may begin with the preface of HTTP/2, and over TLS none: there ALPN says so (RFC 9113
         // section 3.3).
         let sniff = fresh && downstream.listener.http2.enabled && !stream.is_secure();
-        let Some(prefix) = first_bytes(&mut stream, patience, entry, sniff).await else {
+        let Some(prefix) = first_bytes(&mut stream, patience, entry, sniff, grace).await else {
             return stream.part();
         };
         if sniff && prefix.starts_with(PREFACE) {
@@ -113,17 +124,27 @@ pub(super) async fn serve(admitted: Admitted, proxy: Rc<Proxy>, entry: &Entry) {
             None => return,
         }
         fresh = false;
+        grace = Duration::ZERO;
         patience = downstream.listener.idle_timeout.saturating_sub(PARK_AFTER).max(Duration::from_millis(1));
     }
 }
 
 /// Waits for bytes without holding a buffer. `None`: the client left, or said nothing in time, or we are draining.
-/// `sniff`: waits for as many as tell HTTP/2's preface from anything else.
-async fn first_bytes(stream: &mut Stream, patience: Duration, entry: &Entry, sniff: bool) -> Option<Bytes> {
+/// `sniff`: waits for as many as tell HTTP/2's preface from anything else. `grace`: what it has since its beginning, should
+/// we drain. What has arrived is a request and is served all the same.
+async fn first_bytes(
+    stream: &mut Stream,
+    patience: Duration,
+    entry: &Entry,
+    sniff: bool,
+    grace: Duration,
+) -> Option<Bytes> {
     entry.deadline.arm(patience);
+    let begun = clock::coarse_millis();
+    let mut ending = false;
     let mut buffer = BytesMut::new();
     let read = std::future::poll_fn(|cx| {
-        if entry.draining.get() {
+        if entry.outdated.get() {
             return Poll::Ready(Ok(0));
         }
         while stream.poll_stirs(cx) || buffer.capacity() > 0 {
@@ -136,6 +157,14 @@ async fn first_bytes(stream: &mut Stream, patience: Duration, entry: &Entry, sni
                 Poll::Pending => break,
             }
         }
+        if entry.draining.get() && !std::mem::replace(&mut ending, true) {
+            let age = Duration::from_millis(clock::coarse_millis().saturating_sub(begun));
+            let left = grace.saturating_sub(age);
+            if left.is_zero() && buffer.is_empty() && !has_arrivals(stream) {
+                return Poll::Ready(Ok(0));
+            }
+            entry.deadline.arm(left.max(LOOK));
+        }
         if entry.deadline.poll_passed(cx) { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     })
     .await;
@@ -144,6 +173,16 @@ async fn first_bytes(stream: &mut Stream, patience: Duration, entry: &Entry, sni
         Ok(0) | Err(_) => None,
         Ok(_) => Some(buffer.freeze()),
     }
+}
+
+/// Whether the kernel has bytes that the event loop has not told yet.
+fn has_arrivals(stream: &Stream) -> bool {
+    SockRef::from(stream.socket()).peek(&mut [MaybeUninit::uninit(); 1]).is_ok_and(|bytes| bytes > 0)
+}
+
+/// Ends a connection so that its client sees it break.
+fn reset(stream: Stream) {
+    let _ = SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
 }
 
 /// Whether more bytes are needed to tell.
@@ -180,14 +219,31 @@ async fn serve_http1(
     let service = service_fn(|request| Rc::clone(proxy).handle(downstream, request));
     let mut connection = http1_builder(&downstream.listener).serve_connection(io, service);
     let mut watch = Watch::new(entry, &activity, downstream);
-    let mut draining = false;
+    let (mut draining, mut closing) = (false, false);
     let left = std::future::poll_fn(|cx| {
-        if entry.draining.get() && !draining {
-            draining = true;
+        if entry.outdated.get() && !closing {
+            (draining, closing) = (true, true);
             watch.rearm();
             Pin::new(&mut connection).graceful_shutdown();
         }
-        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+        let mut polled = Pin::new(&mut connection).poll(cx);
+        if entry.draining.get() && !closing && polled.is_pending() {
+            if !std::mem::replace(&mut draining, true) {
+                watch.rearm();
+            }
+            match watch.phase_now() {
+                // Whether the next request has arrived meanwhile is told where connections rest.
+                Phase::Idle if activity.is_flushed() => return Poll::Ready(Left::Parked),
+                // The rest of a head is waited for as ever: hyper would close at once.
+                Phase::Head => {}
+                Phase::Idle | Phase::Busy | Phase::Blocked | Phase::Parting => {
+                    closing = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                    polled = Pin::new(&mut connection).poll(cx);
+                }
+            }
+        }
+        if let Poll::Ready(ended) = polled {
             if ended.is_err_and(|error| error.is_parse()) {
                 proxy.shared.cut(Cut::Malformed);
             }
@@ -204,6 +260,8 @@ async fn serve_http1(
                 let (stream, ahead) = parts.io.into_parts();
                 let early = if ahead.is_empty() { parts.read_buf } else { [parts.read_buf, ahead].concat().into() };
                 tunnel.run(stream, early).await;
+            } else if downstream.broke_off.get() {
+                reset(connection.into_parts().io.into_stream());
             }
             None
         }
@@ -220,6 +278,7 @@ async fn serve_http1(
         // What breaks off must not look complete: no close_notify.
         Left::Expired(Phase::Blocked) => {
             proxy.shared.cut(Cut::SlowReader);
+            reset(connection.into_parts().io.into_stream());
             None
         }
         Left::Expired(Phase::Idle) => {
@@ -254,21 +313,20 @@ impl<'a> Watch<'a> {
 
     /// Called after hyper was polled: arms the deadline for what goes on now, and says when it has passed.
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Left> {
-        let ended = self.downstream.ended.get();
-        if ended != self.ended {
-            self.ended = ended;
-            self.reads_at_rest = self.activity.reads();
-        }
-        let phase = self.phase();
-        let slow = matches!(phase, Phase::Blocked | Phase::Parting);
-        let taken = if slow { self.activity.written() } else { 0 };
-        let now = (phase, ended, taken);
+        let phase = self.phase_now();
+        let taken = match phase {
+            Phase::Blocked | Phase::Parting => self.activity.written(),
+            Phase::Busy => u64::from(self.looks()),
+            Phase::Idle | Phase::Head => 0,
+        };
+        let now = (phase, self.ended, taken);
         if self.armed != Some(now) {
             self.armed = Some(now);
             let listener = &self.downstream.listener;
             self.entry.deadline.arm(match phase {
                 Phase::Idle => listener.idle_timeout.min(PARK_AFTER),
                 Phase::Head => listener.header_timeout,
+                Phase::Busy if self.looks() => LOOK,
                 Phase::Busy => Duration::ZERO,
                 Phase::Blocked => listener.write_idle_timeout,
                 Phase::Parting => PARTING,
@@ -276,6 +334,11 @@ impl<'a> Watch<'a> {
         }
         if !self.entry.deadline.poll_passed(cx) {
             return Poll::Pending;
+        }
+        // Our IO has just looked whether the client is still there: hyper flushes whenever it is polled.
+        if phase == Phase::Busy {
+            self.rearm();
+            return self.poll(cx);
         }
         if phase == Phase::Idle && self.downstream.listener.idle_timeout > PARK_AFTER {
             if self.activity.is_flushed() {
@@ -291,6 +354,21 @@ impl<'a> Watch<'a> {
     fn rearm(&mut self) {
         self.entry.deadline.disarm();
         self.armed = None;
+    }
+
+    /// Whether nobody reads what the client sends now, so that its end must be looked for.
+    fn looks(&self) -> bool {
+        self.downstream.uploads() || self.activity.is_deaf()
+    }
+
+    /// What goes on now, after the end of requests was noted.
+    fn phase_now(&mut self) -> Phase {
+        let ended = self.downstream.ended.get();
+        if ended != self.ended {
+            self.ended = ended;
+            self.reads_at_rest = self.activity.reads();
+        }
+        self.phase()
     }
 
     fn phase(&self) -> Phase {

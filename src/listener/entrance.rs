@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use tokio::net::TcpStream;
 
-use super::connection::Entry;
+use super::connection::{Entry, FRESH};
 use super::proxy_protocol;
 use super::worker::Listening;
 use crate::config::{ListenerPlan, ListenerTlsPlan};
@@ -109,10 +109,16 @@ async fn introduced(
 
 /// What comes of `work`, unless the connection's deadline passes first.
 async fn within<T>(entry: &Entry, mut work: Pin<&mut impl Future<Output = io::Result<T>>>) -> io::Result<T> {
-    poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(done),
-        Poll::Pending if entry.deadline.poll_passed(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-        Poll::Pending => Poll::Pending,
+    let mut draining = entry.draining.get();
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(done);
+        }
+        // It hears that the worker drains by its deadline; that is no reason to break off.
+        if entry.draining.get() && !entry.outdated.get() && !std::mem::replace(&mut draining, true) {
+            entry.deadline.arm(FRESH);
+        }
+        if entry.deadline.poll_passed(cx) { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     })
     .await
 }

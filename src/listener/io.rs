@@ -4,14 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, Interest, ReadBuf, Ready};
 
 use crate::proxy::Downstream;
 use crate::upstream::Stream;
@@ -20,8 +20,10 @@ use crate::upstream::Stream;
 /// (docs/performance.md, item 6).
 const FLAT_LIMIT: usize = 4096;
 
-/// Most bytes taken from a client that sends ahead while it is answered.
+/// Read at once of what a client sends while it is answered.
 const AHEAD: usize = 1024;
+/// Most bytes taken from such a client; should it leave then, a look at the socket's state tells.
+const MOST_AHEAD: usize = 16 * 1024;
 
 thread_local! {
     static FLAT: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(FLAT_LIMIT));
@@ -37,6 +39,8 @@ pub(super) struct Activity {
     dirty: Cell<bool>,
     /// The client has closed its sending side while it is answered.
     parting: Cell<bool>,
+    /// The client has sent ahead more than is taken: what else comes from it, its end too, is not read.
+    deaf: Cell<bool>,
 }
 
 impl Activity {
@@ -63,6 +67,11 @@ impl Activity {
     /// The client has closed its sending side while it is answered: it has left, or waits for the answer all the same.
     pub(super) fn is_parting(&self) -> bool {
         self.parting.get()
+    }
+
+    /// The client's end would not be seen by reading, but by looking at the socket.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf.get()
     }
 
     #[inline]
@@ -94,27 +103,54 @@ impl Io {
     }
 
     /// While a request is answered: has the client ended its side? The connection's task then gives it a moment, see
-    /// [`Activity::is_parting`]. What it sends ahead instead (it pipelines) is kept for hyper's next read; nothing more is
-    /// read then.
+    /// [`Activity::is_parting`]. What it sends ahead (it pipelines) is kept for hyper's next reads, within limits.
     #[inline]
     fn check_departure(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let watching = self.watching && !self.activity.is_parting();
-        if !watching || !self.prefix.is_empty() || !self.downstream.only_answers() {
+        if !watching {
             return Ok(());
         }
+        if !self.downstream.only_answers() {
+            // hyper reads the body as far as it is asked for, and its end with it; a reset is seen without that.
+            let is_lost = self.downstream.uploads() && self.socket_state(Interest::WRITABLE).is_write_closed();
+            return if is_lost { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) };
+        }
         let mut room = [MaybeUninit::uninit(); AHEAD];
-        let mut buf = ReadBuf::uninit(&mut room);
-        match Pin::new(self.stream.inner_mut()).poll_read(cx, &mut buf) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(Err(error)) => Err(error),
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => {
-                self.activity.parting.set(true);
-                Ok(())
+        while self.prefix.len() < MOST_AHEAD {
+            let mut buf = ReadBuf::uninit(&mut room);
+            match Pin::new(self.stream.inner_mut()).poll_read(cx, &mut buf) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                    self.activity.parting.set(true);
+                    return Ok(());
+                }
+                Poll::Ready(Ok(())) => self.keep(buf.filled()),
             }
-            Poll::Ready(Ok(())) => {
-                self.prefix = Bytes::copy_from_slice(buf.filled());
-                Ok(())
-            }
+        }
+        self.activity.deaf.set(true);
+        if self.socket_state(Interest::READABLE).is_read_closed() {
+            self.activity.parting.set(true);
+        }
+        Ok(())
+    }
+
+    /// Keeps what was read ahead.
+    fn keep(&mut self, bytes: &[u8]) {
+        let mut ahead = match std::mem::take(&mut self.prefix).try_into_mut() {
+            Ok(ahead) => ahead,
+            Err(shared) => BytesMut::from(&*shared),
+        };
+        ahead.extend_from_slice(bytes);
+        self.prefix = ahead.freeze();
+    }
+
+    /// What the event loop knows of the socket, without a system call.
+    fn socket_state(&self, interest: Interest) -> Ready {
+        let mut ready = pin!(self.stream.inner().socket().ready(interest));
+        match ready.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) => ready,
+            Poll::Ready(Err(_)) | Poll::Pending => Ready::EMPTY,
         }
     }
 
@@ -170,6 +206,7 @@ impl Read for Io {
             let take = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix[..take]);
             self.prefix.advance(take);
+            self.activity.deaf.set(false);
             self.activity.has_read();
             return Poll::Ready(Ok(()));
         }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::thread::JoinHandle;
 
@@ -68,18 +68,26 @@ pub struct Census {
     most: usize,
     /// Sweeps of each worker so far: one that stands still does not count on.
     beats: Box<[AtomicU64]>,
+    /// Accept loops that run: one that is told to end first takes what the kernel has queued.
+    accepting: AtomicUsize,
 }
 
 impl Census {
     /// For `workers` workers that together hold at most `most` connections.
     pub fn new(workers: usize, most: usize) -> Arc<Self> {
         let beats = (0..workers).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { workers: (0..workers).map(|_| AtomicUsize::new(0)).collect(), most, beats })
+        let workers = (0..workers).map(|_| AtomicUsize::new(0)).collect();
+        Arc::new(Self { workers, most, beats, accepting: AtomicUsize::new(0) })
     }
 
     /// Connections in all.
     pub fn total(&self) -> usize {
         self.workers.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// Whether any worker still takes connections.
+    pub fn is_accepting(&self) -> bool {
+        self.accepting.load(SeqCst) > 0
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -245,7 +253,12 @@ impl WorkerState {
         let open = Open { listening: Rc::clone(&listening), close: Some(close) };
         self.listeners.borrow_mut().insert(id, open);
         let worker = Rc::clone(self);
-        tokio::task::spawn_local(accept::run(socket, listening, worker, closed));
+        self.census.accepting.fetch_add(1, SeqCst);
+        tokio::task::spawn_local(async move {
+            let census = Arc::clone(&worker.census);
+            accept::run(socket, listening, worker, closed).await;
+            census.accepting.fetch_sub(1, SeqCst);
+        });
     }
 
     /// The accept loop ends and takes the backlog; the listener stays known for connections handed over late.
@@ -271,6 +284,7 @@ impl WorkerState {
     fn outdate(&self, listener: ListenerId, trust: u64) {
         for (at, entry) in self.entries.borrow().values() {
             if *at == listener && entry.trust.get().is_some_and(|had| had < trust) {
+                entry.outdated.set(true);
                 entry.drain();
             }
         }

@@ -37,6 +37,8 @@ pub struct Ask<'a> {
     pub pinned: Option<&'a Arc<Backend>>,
     /// This request has waited in the queue and it is its turn.
     pub queued: bool,
+    /// A backend of `tried` is better than none: there was no waiting for another.
+    pub repeats: bool,
     /// The present moment.
     pub now: Instant,
 }
@@ -132,7 +134,8 @@ impl Pool {
         until != 0 && (now.saturating_duration_since(self.born).as_nanos() as u64) < until
     }
 
-    /// The ready backends that are not full and, while others are left, neither held nor tried.
+    /// The ready backends that are not full and, while others are left, neither held nor tried. None, when those others
+    /// are full and the request may still wait for one of them.
     fn eligible(&self, set: &BackendSet, ask: &Ask<'_>) -> SmallVec<[Arc<Backend>; 8]> {
         let free = || set.ready.iter().filter(|backend| !backend.is_full());
         let untried = |backend: &&Arc<Backend>| !ask.tried.contains(&backend.id);
@@ -141,7 +144,10 @@ impl Pool {
             return found;
         }
         let found: SmallVec<[_; 8]> = free().filter(untried).cloned().collect();
-        if !found.is_empty() { found } else { free().cloned().collect() }
+        if !found.is_empty() || (!ask.repeats && set.ready.iter().any(|backend| untried(&backend))) {
+            return found;
+        }
+        free().cloned().collect()
     }
 
     #[inline]

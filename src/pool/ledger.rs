@@ -394,7 +394,7 @@ mod tests {
     }
 
     fn ask<'a>(id: &'a [u8], tried: &'a [BackendId]) -> Ask<'a> {
-        Ask { id, key: None, tried, pinned: None, queued: false, now: Instant::now() }
+        Ask { id, key: None, tried, pinned: None, queued: false, repeats: false, now: Instant::now() }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, HealthChange, Histogram, ProbeReport, Progress};
+use crate::backend::{Backend, CodeClass, HealthChange, Histogram, ProbeReport, Progress};
 use crate::balance::{self, Strategy};
 use crate::config::{PoolPlan, StrategyKind, StrategyPlan};
 use crate::tls::Clients;
@@ -54,8 +54,8 @@ pub struct Live {
 /// Counters of a pool that belong to no single backend.
 #[derive(Debug, Default)]
 pub struct PoolStats {
-    /// Client requests ended without any backend, by class: 4xx, 5xx, none.
-    pub unrouted: [AtomicU64; 3],
+    /// Client requests ended without any backend, by [`CodeClass`].
+    pub unrouted: [AtomicU64; CodeClass::ALL.len()],
     /// Second tries by [`RetryReason`].
     pub retries: [AtomicU64; RetryReason::ALL.len()],
     /// Clients that left before the end.

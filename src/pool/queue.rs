@@ -1,7 +1,7 @@
 //! The bounded queue of requests that wait for a place when every backend is at its limit.
 //!
 //! A waiter keeps its place until it holds a lease: a freed place wakes the first waiter, who tries; when it succeeds, or
-//! leaves, it wakes the next. Newcomers do not overtake (the pool sends them to the queue while it is not empty). Three
+//! leaves, or can use only places that are not free (it was tried elsewhere), it wakes the next. Newcomers do not overtake (the pool sends them to the queue while it is not empty). Three
 //! classes are served in order high, normal, low; within a class it is first come, first served.
 
 use std::collections::VecDeque;
@@ -123,6 +123,18 @@ impl Waiting {
         .await;
     }
 
+    /// The place that was freed is none for this waiter, who has failed there: the next one looks.
+    pub fn pass_on(&self) {
+        let waiters = self.pool.queue.lock();
+        let mut all = waiters.classes.iter().flatten();
+        all.find(|ticket| Arc::ptr_eq(ticket, &self.ticket));
+        let next = all.next().cloned();
+        drop(waiters);
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+
     /// The waiter has its lease.
     pub fn served(mut self, now: Instant) -> Duration {
         self.served = true;
@@ -167,16 +179,23 @@ impl Queue {
 
     fn wake_first(&self) {
         let first = self.lock().classes.iter().find_map(|class| class.front().cloned());
-        let Some(ticket) = first else { return };
-        ticket.woken.store(true, SeqCst);
-        let waker = lock(&ticket.waker).take();
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(ticket) = first {
+            ticket.wake();
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiters> {
         lock(&self.waiters)
+    }
+}
+
+impl Ticket {
+    fn wake(&self) {
+        self.woken.store(true, SeqCst);
+        let waker = lock(&self.waker).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The bodies on their way through: the client's, counted, limited and (within limits) kept for another try; the
 //! backend's, which carries lease and story to the last byte.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,17 +11,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::access_log::End;
 use super::headers;
+use super::lent::Http2Body;
 use super::story::Story;
 use super::{Downstream, Refusal, Upload};
 use crate::backend::Ending;
 use crate::clock::{self, Deadline};
 use crate::upstream::Fault;
 use crate::upstream::http1::ResponseBody;
-use crate::upstream::http2::{self, OutBody, StreamPermit};
+
+/// How long the client may pause before pieces of a body that were not worth another look get one.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// A client's request body. Always boxed: futures and exchanges hold several slots for it, and most requests have none.
 #[derive(Debug)]
@@ -89,6 +91,16 @@ impl<B> RequestBody<B> {
         self.trailers_sent = false;
     }
 
+    /// Takes back a piece that the present try has taken and not sent, the first one: nothing is forgotten then.
+    pub(super) fn put_back(&mut self, piece: Bytes) {
+        if self.forgotten && !piece.is_empty() {
+            self.forgotten = false;
+            self.pieces_bytes += piece.len();
+            self.pieces.push_front(piece);
+            self.next = 0;
+        }
+    }
+
     /// Accounts for a piece that was sent, and forgets pieces when too many bytes are kept.
     fn sent(&mut self) {
         self.next += 1;
@@ -109,41 +121,66 @@ where
     B::Error: std::error::Error + 'static,
 {
     /// Reads on until `look` has seen enough or `most` bytes are there, without sending anything. What was read is sent
-    /// later, byte for byte. `patience`: how long the client may say nothing.
+    /// later, byte for byte. `patience`: how long the client may say nothing, and until when it must have said it all.
+    ///
+    /// A client may send single bytes: it is looked again only when there is twice as much, when the body has ended, or
+    /// when nothing more comes for a moment.
     ///
     /// # Errors
     /// The client's body failed, stalled or is too large.
     pub(super) async fn peek<T>(
         &mut self,
         most: usize,
-        patience: Duration,
+        (patience, until): (Duration, Option<Instant>),
         look: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Option<T>, Fault> {
-        let deadline = Deadline::new();
-        deadline.arm(patience);
+        let (deadline, pause) = (Deadline::new(), Deadline::new());
         let mut seen = Vec::new();
+        let mut looked = 0;
         loop {
-            let frame = std::future::poll_fn(|cx| match self.poll_inner(cx) {
-                Poll::Ready(frame) => Poll::Ready(frame),
-                Poll::Pending if deadline.poll_passed(cx) => Poll::Ready(Some(Err(Fault::ClientBodyTimeout))),
+            let left = until.map(|until| until.saturating_duration_since(clock::now()).max(Duration::from_millis(1)));
+            deadline.arm(match left {
+                Some(left) if patience.is_zero() => left,
+                Some(left) => left.min(patience),
+                None => patience,
+            });
+            let unseen = seen.len() > looked;
+            if unseen {
+                pause.arm(LOOK_PAUSE);
+            }
+            let come = std::future::poll_fn(|cx| match self.poll_inner(cx) {
+                Poll::Ready(frame) => Poll::Ready(Come::Frame(frame)),
+                Poll::Pending if deadline.poll_passed(cx) => {
+                    Poll::Ready(Come::Frame(Some(Err(Fault::ClientBodyTimeout))))
+                }
+                Poll::Pending if unseen && pause.poll_passed(cx) => Poll::Ready(Come::Nothing),
                 Poll::Pending => Poll::Pending,
             });
-            let Some(frame) = frame.await else { return Ok(None) };
-            let data = match frame?.into_data() {
-                Ok(data) => data,
-                Err(frame) => {
-                    self.trailers = frame.into_trailers().ok();
-                    return Ok(None);
-                }
-            };
-            deadline.arm(patience);
-            seen.extend_from_slice(&data);
-            self.pieces_bytes += data.len();
-            self.pieces.push_back(data);
-            if let Some(found) = look(&seen) {
-                return Ok(Some(found));
+            let mut ended = false;
+            let mut due = false;
+            match come.await {
+                Come::Nothing => due = true,
+                Come::Frame(None) => ended = true,
+                Come::Frame(Some(frame)) => match frame?.into_data() {
+                    Ok(data) => {
+                        seen.extend_from_slice(&data);
+                        self.pieces_bytes += data.len();
+                        self.pieces.push_back(data);
+                        due = seen.len() >= most || seen.len() >= 2 * looked || self.inner.is_end_stream();
+                    }
+                    Err(frame) => {
+                        self.trailers = frame.into_trailers().ok();
+                        ended = true;
+                    }
+                },
             }
-            if seen.len() >= most {
+            if (due || ended) && seen.len() > looked {
+                looked = seen.len();
+                if let Some(found) = look(&seen) {
+                    return Ok(Some(found));
+                }
+            }
+            if ended || seen.len() >= most {
                 return Ok(None);
             }
         }
@@ -226,6 +263,14 @@ where
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
     }
+}
+
+/// What a look at the client's body waits for.
+enum Come {
+    /// The next frame, or the end.
+    Frame(Option<Result<Frame<Bytes>, Fault>>),
+    /// Nothing, for a moment.
+    Nothing,
 }
 
 /// A response body as hyper sends it.
@@ -351,8 +396,12 @@ where
     }
 
     fn ended_badly(&mut self, fault: &Fault) {
+        let open_ended = self.size_hint().exact().is_none();
         let Some(story) = &mut self.story else { return };
         story.settled = true;
+        if open_ended && story.head.version == Version::HTTP_10 {
+            story.downstream.broke_off.set(true);
+        }
         story.meter = None;
         if let Some(mut lease) = story.lease.take() {
             if fault.is_timeout() {
@@ -452,177 +501,73 @@ where
     }
 }
 
-/// A response body over HTTP/2, with its stream and its deadlines.
-#[derive(Debug)]
-pub(super) struct Http2Body {
-    incoming: Incoming,
-    _permit: StreamPermit,
-    deadline: Deadline,
-    waiting: bool,
-    idle: Duration,
-    total: Option<Instant>,
-    /// What the request body still on its way failed with: hyper then only says that the stream was reset.
-    upload: UploadFault,
-}
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
 
-impl Http2Body {
-    pub(super) fn new(
-        incoming: Incoming,
-        permit: StreamPermit,
-        idle: Duration,
-        total: Option<Instant>,
-        upload: UploadFault,
-    ) -> Self {
-        Self { incoming, _permit: permit, deadline: Deadline::new(), waiting: false, idle, total, upload }
-    }
+    use super::*;
 
-    fn is_done(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
+    /// A body of so many single bytes.
+    struct Drip(usize);
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            self.waiting = false;
-            self.deadline.disarm();
-            let fault = |error| self.upload.take().unwrap_or_else(|| http2::fault_of(&error));
-            // hyper takes RST_STREAM(NO_ERROR) for an end; amid a response it is none.
-            if frame.is_none() && !self.incoming.is_end_stream() {
-                return Poll::Ready(Some(Err(self.upload.take().unwrap_or(Fault::StreamReset))));
-            }
-            return Poll::Ready(frame.map(|frame| frame.map_err(fault)));
-        }
-        if !self.waiting {
-            self.waiting = true;
-            let left = self.total.map(|total| total.saturating_duration_since(clock::now()));
-            let left = left.map(|left| left.max(Duration::from_millis(1)));
-            self.deadline.arm(match left {
-                Some(left) if self.idle.is_zero() => left,
-                Some(left) => left.min(self.idle),
-                None => self.idle,
-            });
-        }
-        if !self.deadline.poll_passed(cx) {
-            return Poll::Pending;
-        }
-        let late = self.total.is_some_and(|total| clock::now() >= total);
-        Poll::Ready(Some(Err(if late { Fault::TotalTimeout } else { Fault::IdleTimeout })))
-    }
-}
+    impl Body for Drip {
+        type Data = Bytes;
+        type Error = Infallible;
 
-/// What a lent body failed with, told to whoever answers for the request.
-#[derive(Debug, Clone, Default)]
-pub(super) struct UploadFault(Rc<RefCell<Option<Fault>>>);
-
-impl UploadFault {
-    pub(super) fn take(&self) -> Option<Fault> {
-        self.0.borrow_mut().take()
-    }
-}
-
-/// A request body lent to hyper's HTTP/2 client, which does not give bodies back: the lender keeps a hand on it, for
-/// another try.
-pub(super) struct Lent<B>(Rc<LentBody<B>>);
-
-struct LentBody<B> {
-    body: RefCell<Option<Box<RequestBody<B>>>>,
-    /// There was a body to lend: where it is missing it was taken back.
-    lent: bool,
-    /// Grows with every piece that was taken.
-    progress: Cell<u64>,
-    /// The client is waited for.
-    waiting: Cell<bool>,
-    deadline: Deadline,
-    idle: Duration,
-    fault: UploadFault,
-}
-
-/// The borrower's end.
-struct Borrowed<B>(Rc<LentBody<B>>);
-
-impl<B> Lent<B> {
-    pub(super) fn new(body: Option<Box<RequestBody<B>>>, idle: Duration) -> Self {
-        Self(Rc::new(LentBody {
-            lent: body.is_some(),
-            body: RefCell::new(body),
-            progress: Cell::new(0),
-            waiting: Cell::new(false),
-            deadline: Deadline::new(),
-            idle,
-            fault: UploadFault::default(),
-        }))
-    }
-
-    pub(super) fn progress(&self) -> u64 {
-        self.0.progress.get()
-    }
-
-    /// What the body failed with, if it did.
-    pub(super) fn fault(&self) -> UploadFault {
-        self.0.fault.clone()
-    }
-
-    /// Takes the body back; the borrower sees it fail.
-    pub(super) fn take_back(&self) -> Option<Box<RequestBody<B>>> {
-        let body = self.0.body.borrow_mut().take();
-        // Wakes the borrower, if it waits for the client.
-        self.0.deadline.force();
-        body
-    }
-}
-
-impl<B> Lent<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: std::error::Error + 'static,
-{
-    pub(super) fn to_body(&self) -> OutBody {
-        Box::pin(Borrowed(Rc::clone(&self.0)))
-    }
-}
-
-impl<B> LentBody<B> {
-    fn failed(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        *self.fault.0.borrow_mut() = Some(fault);
-        // hyper resets the stream, whatever it is told.
-        Poll::Ready(Some(Err(Fault::Closed)))
-    }
-}
-
-impl<B> Body for Borrowed<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error + 'static,
-{
-    type Data = Bytes;
-    type Error = Fault;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let lent = &self.0;
-        let mut body = lent.body.borrow_mut();
-        // A body that was taken back must not look complete to the backend.
-        let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(Fault::Closed))) };
-        match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(Some(Err(fault))) => lent.failed(fault),
-            Poll::Ready(frame) => {
-                lent.progress.set(lent.progress.get() + 1);
-                lent.waiting.set(false);
-                lent.deadline.disarm();
-                Poll::Ready(frame)
-            }
-            Poll::Pending => {
-                if !lent.waiting.replace(true) {
-                    lent.deadline.arm(lent.idle);
-                }
-                if lent.deadline.poll_passed(cx) { lent.failed(Fault::ClientBodyTimeout) } else { Poll::Pending }
-            }
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let left = self.0.checked_sub(1);
+            self.0 = left.unwrap_or(0);
+            Poll::Ready(left.map(|_| Ok(Frame::data(Bytes::from_static(b"x")))))
         }
     }
 
-    fn is_end_stream(&self) -> bool {
-        !self.0.lent || self.0.body.borrow().as_ref().is_some_and(Body::is_end_stream)
+    fn dripping(bytes: usize) -> RequestBody<Drip> {
+        RequestBody {
+            inner: Drip(bytes),
+            received: Rc::default(),
+            limit: 0,
+            over_http2: false,
+            pieces: VecDeque::new(),
+            next: 0,
+            trailers: None,
+            trailers_sent: false,
+            pieces_bytes: 0,
+            most_kept: 0,
+            forgotten: false,
+            upload: None,
+        }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        if self.0.lent { SizeHint::default() } else { SizeHint::with_exact(0) }
+    #[tokio::test]
+    async fn single_bytes_are_not_looked_at_each() {
+        let (looks, all) = (Cell::new(0), Cell::new(0));
+        let look = |seen: &[u8]| -> Option<()> {
+            looks.set(looks.get() + 1);
+            all.set(seen.len());
+            None
+        };
+        let patience = (Duration::ZERO, None);
+        assert_eq!(dripping(5000).peek(1 << 16, patience, look).await.unwrap(), None);
+        assert!(all.get() == 5000 && looks.get() <= 15, "{} looks, the last at {}", looks.get(), all.get());
+        looks.set(0);
+        assert_eq!(dripping(1 << 17).peek(1 << 16, patience, look).await.unwrap(), None);
+        assert!(all.get() == 1 << 16 && looks.get() <= 18, "{} looks, the last at {}", looks.get(), all.get());
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_was_not_sent_is_put_back() {
+        let mut body = dripping(3);
+        let next = |body: &mut RequestBody<Drip>| {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let Poll::Ready(Some(Ok(frame))) = Pin::new(body).poll_frame(&mut cx) else { panic!("a frame") };
+            frame.into_data().unwrap()
+        };
+        let piece = next(&mut body);
+        assert!(!body.can_replay(), "nothing was to be kept");
+        body.put_back(piece);
+        assert!(body.can_replay());
+        let all: Vec<Bytes> = (0..3).map(|_| next(&mut body)).collect();
+        assert_eq!(all, ["x", "x", "x"]);
+        assert!(!body.can_replay());
     }
 }

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 
-use super::body::{Http2Body, Inner, Lent, RequestBody};
+use super::body::{Inner, RequestBody};
 use super::headers::Outbound;
+use super::lent::{Http2Body, Lent};
 use super::retry;
 use super::story::Story;
 use super::{Downstream, Proxy};
@@ -97,7 +98,7 @@ impl Proxy {
             let known = self.agreed.borrow().get(&key).copied();
             let http2 = match known {
                 Some(http2) => http2,
-                None => match open(lease, story, Alpn::Either, Alpn::Either).await {
+                None => match open(order, lease, story, (Alpn::Either, Alpn::Either)).await {
                     Ok(stream) => {
                         let http2 = stream.alpn() == Some(b"h2");
                         first = Some(stream);
@@ -147,7 +148,7 @@ impl Proxy {
         loop {
             let connection = match idle.take() {
                 Some(connection) => connection,
-                None => match open(lease, story, Alpn::Http1, offer(order, lease, Alpn::Http1)).await {
+                None => match open(order, lease, story, (Alpn::Http1, offer(order, lease, Alpn::Http1))).await {
                     Ok(stream) => Connection::new(stream, &lease.backend().connections),
                     Err(fault) => {
                         let error = UpstreamError { fault, sent: false, answered: false };
@@ -164,6 +165,9 @@ impl Proxy {
                 Err(failed) => failed,
             };
             body = failed.body;
+            if let Some(body) = &mut body {
+                body.put_back(failed.unsent);
+            }
             let kept = body.as_ref().is_none_or(|body| body.can_replay());
             if !retry::is_stale(&failed.error, failed.reused, &story.head.method, kept) {
                 return Err(FailedAttempt { error: failed.error, body });
@@ -233,11 +237,11 @@ impl Proxy {
             let opening = async {
                 match ready {
                     Some(stream) => Ok(stream),
-                    None => open(lease, story, Alpn::Http2, offer(order, lease, Alpn::Http2)).await,
+                    None => open(order, lease, story, (Alpn::Http2, offer(order, lease, Alpn::Http2))).await,
                 }
             };
-            let stream = self.http2.stream(key(lease), &backend.connections, since, opening, patience).await;
-            let mut permit = match stream {
+            let stream = self.http2.stream(key(lease), &backend.connections, since, opening, patience);
+            let mut permit = match within(order.total, stream).await {
                 Ok(permit) => permit,
                 Err(fault) => {
                     let error = UpstreamError { fault, sent: false, answered: false };
@@ -331,8 +335,17 @@ fn offer(order: &Order<'_>, lease: &Lease, wanted: Alpn) -> Alpn {
     if open_to_either { Alpn::Either } else { wanted }
 }
 
-/// A fresh connection to the leased backend. Over TLS `offered` is offered and `wanted` must be agreed on.
-async fn open(lease: &Lease, story: &mut Story, wanted: Alpn, offered: Alpn) -> Result<Stream, Fault> {
+/// What comes of `work`, unless the request as a whole has taken too long before.
+async fn within<T>(total: Option<Instant>, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    match total {
+        None => work.await,
+        Some(total) => tokio::time::timeout_at(total.into(), work).await.unwrap_or(Err(Fault::TotalTimeout)),
+    }
+}
+
+/// A fresh connection to the leased backend. Over TLS the second of `alpn` is offered and the first must be agreed on.
+async fn open(order: &Order<'_>, lease: &Lease, story: &mut Story, alpn: (Alpn, Alpn)) -> Result<Stream, Fault> {
+    let (wanted, offered) = alpn;
     let backend = lease.backend();
     let plan = &lease.live().plan;
     let patience = plan.timeouts.connect;
@@ -345,9 +358,10 @@ async fn open(lease: &Lease, story: &mut Story, wanted: Alpn, offered: Alpn) -> 
     };
     let secure = connector.as_ref().map(|connector| (connector, offered));
     let stream = match backend.address {
-        Address::Ip(address) => connect(address, patience, secure).await?,
+        Address::Ip(address) => within(order.total, connect(address, patience, secure)).await?,
         Address::Name { .. } => {
-            let (address, stream) = connect_any(&backend.endpoints(), patience, secure).await?;
+            let endpoints = backend.endpoints();
+            let (address, stream) = within(order.total, connect_any(&endpoints, patience, secure)).await?;
             backend.prefer_endpoint(address);
             stream
         }
@@ -380,21 +394,28 @@ fn pass_on(order: &Order<'_>, story: &Story, head: &Head) {
     order.downstream.interject(&bytes);
 }
 
-/// Waits for the head of an HTTP/2 response: `first_byte` counts from the last piece of the request that was taken.
+/// Waits for the head of an HTTP/2 response: `first_byte` counts from the last piece of the request that was taken, and
+/// not while the client is to send the next one.
 async fn wait_for_head<B, F, T>(head: F, lent: &Lent<B>, order: &Order<'_>, lease: &Lease) -> Result<T, UpstreamError>
 where
     F: Future<Output = Result<T, UpstreamError>>,
 {
     let deadline = Deadline::new();
     let limit = lease.live().plan.timeouts.first_byte;
-    let mut seen = u64::MAX;
+    let mut seen = None;
     let mut head = std::pin::pin!(head);
     std::future::poll_fn(|cx| {
         if let std::task::Poll::Ready(answer) = head.as_mut().poll(cx) {
             return std::task::Poll::Ready(answer);
         }
-        if seen != lent.progress() {
-            seen = lent.progress();
+        // Nobody tells when the client is waited for, or no longer: that is looked at whenever the time is over.
+        let late = order.total.is_some_and(|total| clock::now() >= total);
+        if lent.awaits_client() && !late && deadline.poll_passed(cx) {
+            seen = None;
+        }
+        let now = Some((lent.progress(), lent.awaits_client()));
+        if seen != now {
+            seen = now;
             let left = order.total.map(|total| total.saturating_duration_since(clock::now()));
             let least = std::time::Duration::from_millis(1);
             deadline.arm(match left {
@@ -406,9 +427,10 @@ where
         if !deadline.poll_passed(cx) {
             return std::task::Poll::Pending;
         }
-        let fault = match order.total {
-            Some(total) if clock::now() >= total => Fault::TotalTimeout,
-            _ => Fault::FirstByteTimeout,
+        let fault = match late {
+            _ if lent.awaits_client() => Fault::ClientBodyTimeout,
+            true => Fault::TotalTimeout,
+            false => Fault::FirstByteTimeout,
         };
         std::task::Poll::Ready(Err(UpstreamError { fault, sent: true, answered: false }))
     })

@@ -11,6 +11,7 @@ mod forward;
 pub mod forwarded;
 pub mod framing;
 pub mod headers;
+mod lent;
 mod limits;
 mod meter;
 pub mod orca;
@@ -41,6 +42,7 @@ use http::HeaderValue;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use crate::backend::CodeClass;
 use crate::clock;
 use crate::config::{AdminState, ListenerPlan};
 use crate::upstream::http2::Http2Connections;
@@ -56,8 +58,8 @@ pub struct Shared {
     pub access_log: ArcSwap<AccessLog>,
     /// Whether it is on: most of the time it is not, and a look at the log itself costs 50 instructions.
     logs_access: AtomicBool,
-    /// Requests that no route matched or that were refused before routing, by class 4xx and 5xx.
-    pub refused: [AtomicU64; 2],
+    /// Requests that no route matched or that ended before routing, by [`CodeClass`].
+    pub refused: [AtomicU64; CodeClass::ALL.len()],
     /// Client connections that were ended because of what the client did, by [`Cut`].
     pub cut: [AtomicU64; Cut::ALL.len()],
 }
@@ -212,6 +214,8 @@ pub struct Downstream {
     uploads: Cell<u32>,
     /// Requests that have ended on it.
     pub ended: Cell<u64>,
+    /// An answer of unknown length broke off: to a client of HTTP/1.0 a polite close would look like its end.
+    pub broke_off: Cell<bool>,
     /// A request that was just polled waits for us or its backend, not for the client; set by whoever waits.
     pub works: Cell<bool>,
     /// A backend has agreed to another protocol: what the connection becomes once hyper has sent the 101.
@@ -241,6 +245,7 @@ impl Downstream {
             busy: Cell::new(0),
             uploads: Cell::new(0),
             ended: Cell::new(0),
+            broke_off: Cell::new(false),
             works: Cell::new(false),
             tunnel: RefCell::new(None),
             interjection: RefCell::default(),
@@ -252,6 +257,13 @@ impl Downstream {
     #[inline]
     pub fn only_answers(&self) -> bool {
         self.busy.get() > 0 && self.uploads.get() == 0
+    }
+
+    /// Whether a request is being served whose body is not yet read to its end: should its reader pause, nothing but a
+    /// look at the socket would tell that the client was lost.
+    #[inline]
+    pub fn uploads(&self) -> bool {
+        self.uploads.get() > 0
     }
 
     /// Lets an informational response in before the final one: hyper's server cannot send it (it answers a service's

@@ -1,6 +1,7 @@
 //! Which pool a request goes to: the first route whose conditions all hold.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 
@@ -51,6 +52,24 @@ impl Routing {
             }
         }
         Found::Nothing
+    }
+
+    /// The longest `timeouts.total` of the pools that such a request may go to while its model is not known; `None`: one
+    /// of them has no limit.
+    pub fn longest_total(&self, host: &[u8], path: &str, headers: &HeaderMap) -> Option<Duration> {
+        let host = without_port(host);
+        let mut longest = Duration::ZERO;
+        for route in self.routes.iter().filter(|route| matches(&route.plan, host, path, headers)) {
+            let total = route.pool.plan().timeouts.total;
+            if total.is_zero() {
+                return None;
+            }
+            longest = longest.max(total);
+            if route.plan.model.is_none() {
+                break;
+            }
+        }
+        Some(longest)
     }
 
     /// The pool of that name.

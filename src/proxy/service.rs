@@ -92,6 +92,8 @@ impl Proxy {
             Err(None) => return Err(Refusal::NoRoute),
             Err(Some(most)) => most,
         };
+        let longest = self.routing.borrow_mut().load().longest_total(story.host.as_bytes(), path, &story.head.headers);
+        let until = longest.map(|total| story.arrived + total);
         let look = |seen: &[u8]| match peek::model(seen) {
             Peek::Found(model) => Some(Some(model)),
             Peek::Absent => Some(None),
@@ -99,7 +101,7 @@ impl Proxy {
         };
         let patience = story.downstream.listener.body_idle_timeout;
         let model = match body {
-            Some(body) => body.peek(most, patience, look).await.map_err(|fault| Refusal::of_fault(&fault))?,
+            Some(body) => body.peek(most, (patience, until), look).await.map_err(|fault| Refusal::of_fault(&fault))?,
             None => None,
         };
         find(Model::Known(model.flatten().as_deref())).map_err(|_| Refusal::NoRoute)
@@ -144,8 +146,11 @@ impl Proxy {
         story.pool = Some(Arc::clone(&pool));
         let mut tried = Tried::new();
         loop {
+            if order.total.is_some_and(|total| clock::now() >= total) {
+                return refuse(Refusal::BackendTimeout, story);
+            }
             let live = if tried.is_empty() { Arc::clone(&first) } else { pool.live() };
-            let mut lease = match self.lease(&pool, live, &tried, &mut story).await {
+            let mut lease = match self.lease(&pool, live, (tried.as_slice(), order.total), &mut story).await {
                 Ok(lease) => lease,
                 Err(refusal) => return refuse(refusal, story),
             };
@@ -188,12 +193,13 @@ impl Proxy {
         }
     }
 
-    /// A backend for the next attempt; waits in the queue when all are busy.
+    /// A backend for the next attempt, perhaps one not yet `tried`; waits in the queue when all are busy, until `total` at
+    /// most.
     async fn lease(
         &self,
         pool: &Arc<Pool>,
         live: Arc<Live>,
-        tried: &[BackendId],
+        (tried, total): (&[BackendId], Option<Instant>),
         story: &mut Story,
     ) -> Result<Box<Lease>, Refusal> {
         let now = if tried.is_empty() { story.arrived } else { clock::now() };
@@ -206,7 +212,8 @@ impl Proxy {
         // A session's own backend is tried once; when it failed, another takes the session over.
         let session = story.session.as_ref().filter(|_| tried.is_empty());
         let pinned = session.and_then(|session| session.backend(&live.set, now));
-        let mut ask = Ask { id: story.request_id.as_bytes(), key, tried, pinned, queued: false, now };
+        let id = story.request_id.as_bytes();
+        let mut ask = Ask { id, key, tried, pinned, queued: false, repeats: false, now };
         match pool.lease(Arc::clone(&live), &ask, &mut self.rng.borrow_mut()) {
             Ok(lease) => return Ok(lease),
             Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
@@ -217,13 +224,21 @@ impl Proxy {
             "" => Priority::Normal,
             name => story.head.headers.get(name).map_or(Priority::Normal, |value| Priority::parse(value.as_bytes())),
         };
-        let waiting = pool.queue_up(priority, now).map_err(Refusal::QueueFull)?;
-        let deadline = tokio::time::Instant::from_std(now + plan.queue.timeout);
+        let waiting = match pool.queue_up(priority, now) {
+            Ok(waiting) => waiting,
+            Err(after) => return self.lease_again(pool, &mut ask).ok_or(Refusal::QueueFull(after)),
+        };
+        let deadline = now + plan.queue.timeout;
+        let deadline = total.map_or(deadline, |total| total.min(deadline));
         ask.queued = true;
         loop {
-            if tokio::time::timeout_at(deadline, waiting.turn()).await.is_err() {
-                story.queue = clock::now().saturating_duration_since(now);
-                return Err(Refusal::QueueTimeout(pool.retry_after()));
+            if tokio::time::timeout_at(deadline.into(), waiting.turn()).await.is_err() {
+                let late = clock::now();
+                story.queue = late.saturating_duration_since(now);
+                if total.is_some_and(|total| late >= total) {
+                    return Err(Refusal::BackendTimeout);
+                }
+                return self.lease_again(pool, &mut ask).ok_or_else(|| Refusal::QueueTimeout(pool.retry_after()));
             }
             ask.now = clock::now();
             match pool.lease(pool.live(), &ask, &mut self.rng.borrow_mut()) {
@@ -232,9 +247,20 @@ impl Proxy {
                     return Ok(lease);
                 }
                 Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
+                // What became free may be where this request has failed: those behind it must not wait for it.
+                Err(Unavailable::Busy) if !tried.is_empty() => waiting.pass_on(),
                 Err(Unavailable::Busy) => {}
             }
         }
+    }
+
+    /// A backend that the request was tried at before: better than none, when there is no waiting for another.
+    fn lease_again(&self, pool: &Arc<Pool>, ask: &mut Ask<'_>) -> Option<Box<Lease>> {
+        if ask.tried.is_empty() {
+            return None;
+        }
+        *ask = Ask { queued: true, repeats: true, now: clock::now(), ..*ask };
+        pool.lease(pool.live(), ask, &mut self.rng.borrow_mut()).ok()
     }
 }
 
@@ -298,6 +324,10 @@ where
     if let Some(session) = &story.session {
         let settled = session.settle(lease.backend(), story.downstream.secure, clock::wall_seconds());
         story.sticky = affinity::settle(settled, response.headers_mut());
+    }
+    // The backend has not waited for the whole request: what is left of it can only be read to be thrown away.
+    if story.head.version < Version::HTTP_2 && story.downstream.uploads() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     match (answer.status, answer.body) {
         (StatusCode::SWITCHING_PROTOCOLS, Inner::Http1(body)) => {

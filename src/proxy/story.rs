@@ -155,10 +155,10 @@ impl Story {
         match (&self.backend, &self.pool) {
             (Some(backend), _) => backend.stats.request_ended(class, total),
             (None, Some(pool)) => {
-                pool.stats.unrouted[unrouted_index(class)].fetch_add(1, Relaxed);
+                pool.stats.unrouted[class as usize].fetch_add(1, Relaxed);
             }
             (None, None) => {
-                self.proxy.shared.refused[usize::from(class == CodeClass::C5xx)].fetch_add(1, Relaxed);
+                self.proxy.shared.refused[class as usize].fetch_add(1, Relaxed);
             }
         }
         if let (End::ClientGone, Some(pool)) = (self.end, &self.pool) {
@@ -211,15 +211,6 @@ impl Drop for Story {
         }
         self.downstream.busy.set(self.downstream.busy.get().saturating_sub(1));
         self.downstream.ended.set(self.downstream.ended.get() + 1);
-    }
-}
-
-/// Index into [`PoolStats::unrouted`](crate::pool::PoolStats): 4xx, 5xx, none.
-fn unrouted_index(class: CodeClass) -> usize {
-    match class {
-        CodeClass::C2xx | CodeClass::C3xx | CodeClass::C4xx => 0,
-        CodeClass::C5xx => 1,
-        CodeClass::None => 2,
     }
 }
 

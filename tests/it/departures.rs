@@ -1,6 +1,8 @@
 //! A client that leaves cancels the work of its backend at once, wherever its request is; a backend that leaves is told
 //! to its client; in either case nothing stays in flight and no other client ever notices.
 
+use std::time::Duration;
+
 use crate::support::*;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -82,6 +84,55 @@ fn leave(method: &str, when: When, how: How) {
     let metrics = proxy.metrics();
     assert_eq!(metrics.sum("evenkeel_client_disconnects_total", &[]), 1.0, "{what}");
     assert_eq!(metrics.sum("evenkeel_requests_total", &[]), 1.0, "{what}");
+}
+
+/// A client that has sent something ahead of its answer is watched all the same, little or more than is read ahead.
+#[test]
+fn a_client_that_sent_ahead_is_missed_when_it_leaves() {
+    for ahead in ["G".to_owned(), "\r\n".to_owned(), "GET /next HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2000)] {
+        for how in [How::Close, How::Reset] {
+            let what = format!("{} bytes ahead, {how:?}", ahead.len());
+            let backend = TestBackend::new(|turn| drop(turn.until_gone()));
+            let proxy = Setup::new(&[&backend]).logged().start();
+            let mut client = proxy.client();
+            client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+            backend.wait_for(1);
+            client.send(&ahead);
+            // The client's pause, and no race: without it the bytes and the end would be read together.
+            std::thread::sleep(Duration::from_millis(300));
+            match how {
+                How::Reset => client.reset(),
+                How::Close | How::HalfClose => drop(client),
+            }
+            until(&format!("{what}: the upstream connection closes"), || backend.open() == 0);
+            until(&format!("{what}: nothing in flight"), || proxy.in_flight() == 0.0);
+            assert_eq!(proxy.log(1)[0]["end"], "client_gone", "{what}");
+            assert_eq!(backend.count(), 1, "{what}");
+        }
+    }
+}
+
+/// A client that is lost amid an upload which its backend does not read.
+#[test]
+fn a_client_lost_amid_an_upload_that_nobody_reads_is_missed() {
+    const LENGTH: usize = 50_000_000;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let backend = TestBackend::new(move |turn| {
+        held.pass();
+        turn.until_gone();
+    });
+    let proxy = Setup::new(&[&backend]).logged().start();
+    let mut client = proxy.client();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"));
+    let sent = client.send_until_stalled(&[b'x'; 64 * 1024], LENGTH - 1, Duration::from_millis(500));
+    assert!(sent < LENGTH - 64 * 1024, "all of it was taken");
+    assert_eq!(proxy.in_flight(), 1.0);
+    client.reset();
+    until("nothing in flight", || proxy.in_flight() == 0.0);
+    assert_eq!(proxy.log(1)[0]["end"], "client_gone");
+    gate.open();
+    until("the upstream connection closes", || backend.open() == 0);
 }
 
 /// A client that has said all it has to say, and closes its sending side, gets an answer that is ready at once.
@@ -197,6 +248,28 @@ fn a_response_that_breaks_ends_broken() {
         assert_eq!(backend.count(), 1, "{what}: repeated although its head was forwarded");
         assert_eq!(proxy.get("/").text(), "clean", "{what}");
         assert_eq!(proxy.log(2)[0]["end"], "backend_reset", "{what}");
+    }
+}
+
+/// To a client of HTTP/1.0 an answer of unknown length ends with the connection: one that breaks ends with a reset.
+#[test]
+fn a_response_that_breaks_resets_an_old_client() {
+    for end in ["", "xyz\r\n"] {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let backend = TestBackend::new(move |turn| {
+            turn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+            held.pass();
+            turn.send(end);
+            turn.close();
+        });
+        let proxy = Setup::new(&[&backend]).start();
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        assert_eq!(client.head().status(), 200);
+        client.read_until("hello");
+        gate.open();
+        client.assert_reset();
     }
 }
 

@@ -52,6 +52,36 @@ fn a_stream_is_finished_and_nobody_else_is_let_in() {
     assert_eq!(binary.wait().code(), Some(0), "{}", binary.log());
 }
 
+/// What was sent before the end is answered, wherever it waits: in the kernel's queue of connections, on a connection of
+/// which nothing was read yet, behind an answer.
+#[test]
+fn what_was_sent_before_the_end_is_answered() {
+    let backend = TestBackend::saying("ok");
+    let config = Config { server: "threads = 1", ..Config::new(&[&backend]) };
+    let mut binary = Binary::run(&config.text());
+    let mut clients: Vec<Raw> = (0..4).map(|_| binary.client()).collect();
+    // Two that were answered before; the other two have said nothing.
+    for client in &mut clients[..2] {
+        assert_eq!(client.get("/").text(), "ok");
+    }
+    until("all are known", || binary.metric("evenkeel_connections", &[]) == 4.0);
+    binary.signal("STOP");
+    clients.extend((0..100).map(|_| binary.client()));
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    binary.signal("TERM");
+    binary.signal("CONT");
+    for (number, client) in clients.iter_mut().enumerate() {
+        let answer = client.try_head().unwrap_or_else(|error| panic!("client {number}: {error}"));
+        let mut answer = answer.unwrap_or_else(|| panic!("client {number} was closed without an answer"));
+        client.body(&mut answer);
+        assert_eq!(answer.text(), "ok", "client {number}");
+        client.assert_closed();
+    }
+    assert_eq!(binary.wait().code(), Some(0), "{}", binary.log());
+}
+
 /// A request that was under way gets its answer, which says that the connection closes.
 #[test]
 fn a_request_under_way_is_answered_with_close() {

@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use evenkeel::config::{AccessLogFormat, ProbeKind, RetryOn, WhenUnhealthy};
+use evenkeel::config::{
+    AccessLogFormat, PoolPlan, ProbeKind, Protocol, RetryOn, RoutePlan, TimeoutsPlan, WhenUnhealthy,
+};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::*;
@@ -69,6 +71,76 @@ fn when_all_are_blackholed_the_answer_comes_in_bounded_time() {
     assert!(matches!(answer.status(), 502..=504), "{}", answer.status());
     // Two attempts of 200 ms, each up to two sweeps late; far below the default of 3 s each.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+/// `total` bounds all of a request: connecting, waiting in the queue, and looking into the body for its route. The other
+/// limits are far beyond the patience of a test.
+#[test]
+fn total_bounds_every_part_of_a_request() {
+    const LONG: Duration = Duration::from_secs(600);
+    let limits = |pool: &mut PoolPlan| {
+        pool.timeouts =
+            TimeoutsPlan { total: Duration::from_millis(300), connect: LONG, first_byte: LONG, ..pool.timeouts };
+        pool.queue.timeout = LONG;
+        pool.max_in_flight = 1;
+    };
+    for protocol in [Protocol::Http1, Protocol::H2c] {
+        let holes = [BlackHole::new(), BlackHole::new()];
+        let proxy =
+            Setup::at(&[holes[0].address, holes[1].address]).pool(limits).pool(|pool| pool.protocol = protocol).start();
+        let answer = proxy.get("/");
+        assert_eq!((answer.status(), answer.error_code().as_str()), (504, "backend_timeout"), "{protocol:?}");
+    }
+    // A tunnel holds the only place: it is bounded by other limits.
+    let gate = Gate::new();
+    let held = gate.clone();
+    let backend = TestBackend::new(move |turn| {
+        turn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        held.pass();
+        turn.close();
+    });
+    let proxy = Setup::new(&[&backend]).pool(limits).start();
+    let mut tunnel = proxy.client();
+    tunnel.send(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\
+         Sec-WebSocket-Version: 13\r\n\r\n",
+    );
+    assert_eq!(tunnel.head().status(), 101);
+    let answer = proxy.get("/");
+    assert_eq!((answer.status(), answer.error_code().as_str()), (504, "backend_timeout"), "in the queue");
+    assert_eq!(backend.count(), 1);
+    gate.open();
+    tunnel.assert_closed();
+    // The client's own delay is its own fault.
+    let proxy = Setup::new(&[&backend])
+        .pool(limits)
+        .listener(|listener| listener.body_idle_timeout = LONG)
+        .plan(|plan| plan.routes = vec![RoutePlan { model: Some("m".to_owned()), ..RoutePlan::to(0) }])
+        .start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{\"mod");
+    assert_eq!(client.response().status(), 408, "while the model is looked for");
+    assert_eq!(backend.count(), 1);
+}
+
+/// A client that stalls its upload is to blame for it, not the backend that waits for it, whichever limit passes first.
+#[test]
+fn a_stalled_upload_blames_its_client() {
+    let backend = TestBackend::new(|turn| drop(turn.until_gone()));
+    let proxy = Setup::new(&[&backend])
+        .pool(|pool| {
+            pool.timeouts.total = Duration::from_millis(300);
+            pool.timeouts.first_byte = Duration::from_millis(600);
+        })
+        .logged()
+        .start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.error_code().as_str()), (408, "request_timeout"));
+    assert_eq!(proxy.log(1)[0]["end"], "rejected");
+    let attempts = |result| proxy.metric("evenkeel_upstream_attempts_total", &[("result", result)]);
+    assert_eq!((attempts("timeout"), attempts("reset")), (0.0, 0.0));
 }
 
 /// A frozen backend (SIGSTOP: the kernel still accepts, nobody answers) fails its probes and gets no more requests; those

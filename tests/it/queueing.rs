@@ -1,6 +1,10 @@
 //! Limits of requests in flight and the queue before them: order, bounds, deadlines.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
+
+use evenkeel::config::StrategyKind;
 
 use crate::support::*;
 
@@ -135,4 +139,101 @@ fn limits_are_per_backend() {
     for client in &mut clients {
         assert_eq!(client.response().status(), 200);
     }
+}
+
+/// A request that failed at one backend waits for another that is full, and does not go back to the one it failed at; and
+/// while it waits at the head of the queue, those behind it take the places that are none for it.
+#[test]
+fn a_retry_waits_for_a_backend_that_it_has_not_tried() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let failing = TestBackend::new(|turn| match turn.request.target() {
+        "/fail" => turn.reset(),
+        _ => turn.answer(200, "A"),
+    });
+    let busy = TestBackend::new(move |turn| {
+        held.pass();
+        turn.answer(200, "B");
+    });
+    let proxy = Setup::new(&[&failing, &busy])
+        .pool(|pool| {
+            pool.max_in_flight = 1;
+            pool.outlier.consecutive_failures = 0;
+        })
+        .start();
+    let mut first = loop {
+        let (mut client, answered) = (proxy.client(), failing.count());
+        client.send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n");
+        until("somebody has it", || busy.count() == 1 || failing.count() > answered);
+        if busy.count() == 1 {
+            break client;
+        }
+        client.response();
+    };
+    let mut retried = proxy.client();
+    retried.send("GET /fail HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait_queue(&proxy, 1.0);
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/").text(), "A", "the place that is free serves those behind");
+    }
+    wait_queue(&proxy, 1.0);
+    gate.open();
+    assert_eq!((first.response().text(), retried.response().text()), ("B".to_owned(), "B".to_owned()));
+    let failures = failing.requests().iter().filter(|request| request.target() == "/fail").count();
+    assert_eq!(failures, 1, "it was sent where it had failed");
+}
+
+/// When no other backend becomes free in time, the one that failed is asked again: better than no answer.
+#[test]
+fn a_retry_that_waited_in_vain_goes_where_it_has_failed() {
+    for size in [0, 8] {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let failures = AtomicUsize::new(0);
+        let failing = TestBackend::new(move |turn| match turn.request.target() {
+            "/held" => turn.reset(),
+            _ if failures.fetch_add(1, SeqCst) == 0 => turn.reset(),
+            _ => turn.answer(200, "A"),
+        });
+        let busy = TestBackend::new(move |turn| {
+            held.pass();
+            turn.answer(200, "B");
+        });
+        let proxy = Setup::new(&[&busy, &failing])
+            .pool(|pool| {
+                pool.backends[0].max_in_flight = Some(1);
+                pool.queue.size = size;
+                pool.queue.timeout = Duration::from_millis(100);
+                pool.strategy.kind = StrategyKind::LeastConnections;
+            })
+            .start();
+        let mut client = proxy.client();
+        client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+        busy.wait_for(1);
+        assert_eq!(proxy.get("/").text(), "A", "queue of {size}");
+        let asked = failing.requests().iter().filter(|request| request.target() == "/").count();
+        assert_eq!(asked, 2, "queue of {size}");
+        gate.open();
+        assert_eq!(client.response().text(), "B");
+    }
+}
+
+/// Backends at their limits, one of which is killed under load: its share waits for the others, and no client sees it.
+#[test]
+fn a_backend_killed_beside_full_ones_costs_no_get() {
+    let mut backends = [(); 3].map(|()| TestBackend::mortal(|turn| turn.answer(200, "alive")));
+    let proxy = Setup::new(&backends.iter().collect::<Vec<_>>())
+        .pool(|pool| {
+            pool.max_in_flight = 4;
+            pool.strategy.kind = StrategyKind::LeastConnections;
+        })
+        .start();
+    let load = Load::start(proxy.address, 12, "GET");
+    until("load", || backends.iter().all(|backend| backend.count() > 100));
+    backends[0].kill();
+    let served = || backends[1].count() + backends[2].count();
+    let so_far = served();
+    until("load without it", || served() > so_far + 500);
+    let done = load.stop();
+    assert!(done.failures.is_empty(), "{} of {} failed: {:#?}", done.failures.len(), done.requests, done.failures);
 }

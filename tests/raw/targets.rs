@@ -184,6 +184,15 @@ fn max_forwards() {
     assert!(seen.is_none() && (200..300).contains(&status), "{status} {seen:?}");
     let (status, seen) = options("7");
     assert_eq!((status, seen.unwrap().all("max-forwards")), (200, vec!["6"]));
+    // It counts as what it is.
+    let backend = TestBackend::saying("not asked");
+    let proxy = Setup::new(&[&backend]).start();
+    let mut client = proxy.client();
+    client.send("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n");
+    assert_eq!(client.head().status(), 204);
+    let counted = |class| proxy.metric("evenkeel_requests_total", &[("code_class", class)]);
+    until("it is counted", || counted("2xx") == 1.0);
+    assert_eq!((counted("4xx"), backend.count()), (0.0, 0));
     // For other methods it means nothing.
     let (_, seen) = exchange(b"GET / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n");
     assert_eq!(seen.unwrap().all("max-forwards"), ["0"]);

@@ -102,3 +102,30 @@ fn either_end_of_a_tunnel_ends_the_other() {
         until("nothing in flight", || proxy.in_flight() == 0.0);
     }
 }
+
+/// A 101 is taken only to what was asked for.
+#[test]
+fn a_101_to_something_else_is_refused() {
+    for (field, status) in [
+        ("", 502),
+        ("Upgrade: h2c\r\n", 502),
+        ("Upgrade: websocket, h2c\r\n", 502),
+        ("Upgrade: websocketx\r\n", 502),
+        ("Upgrade: WebSocket\r\n", 101),
+    ] {
+        let backend = TestBackend::new(move |turn| {
+            turn.send(format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{field}\r\nEVIL"));
+            turn.until_gone();
+        });
+        let proxy = Setup::new(&[&backend]).start();
+        let mut client = proxy.client();
+        client.send(ASK);
+        let mut answer = client.head();
+        assert_eq!(answer.status(), status, "{field:?}");
+        if status == 502 {
+            client.body(&mut answer);
+            assert!(!answer.text().contains("EVIL"), "{field:?}");
+        }
+        assert_eq!(backend.count(), 1, "{field:?}");
+    }
+}

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method, StatusCode};
-use http_body::{Body, Frame};
+use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use super::chunked::{ChunkDecoder, Step};
-use super::connection::{Connection, FIRST_READ, Upgraded};
+use super::connection::{Connection, FIRST_READ};
 use super::request::{BodyFraming, write_chunk_size, write_field};
-use super::response::{self, Framing, Head};
+use super::response::{self, Head};
+use super::response_body::{BULK_READ, Decoder, ResponseBody};
 use crate::clock::{self, Deadline};
 use crate::upstream::error::{Fault, UpstreamError};
 
@@ -29,10 +29,8 @@ const MOST_INFORMATIONAL: u32 = 20;
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// Body pieces up to this size are copied behind the head and leave in one send.
 const COPY_LIMIT: usize = 8 * 1024;
-/// Largest read of a long body (docs/performance.md, item 4).
-const BULK_READ: usize = 256 * 1024;
-/// Smallest read of a body.
-const BODY_READ: usize = 8 * 1024;
+/// Plaintext that fits into one record of TLS (RFC 8446 section 5.1).
+const TLS_RECORD: usize = 1 << 14;
 
 /// The deadlines of an exchange; zero: none.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +56,7 @@ pub struct Asks {
 
 /// What the exchange waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
+pub(super) enum Wait {
     Nothing,
     Client,
     Backend,
@@ -69,8 +67,8 @@ enum Wait {
 /// A request on its way.
 #[derive(Debug)]
 pub struct Exchange<B> {
-    connection: Box<Connection>,
-    body: Option<B>,
+    pub(super) connection: Box<Connection>,
+    pub(super) body: Option<B>,
     /// The body once it was read, for another try.
     spent: Option<B>,
     framing: BodyFraming,
@@ -78,6 +76,8 @@ pub struct Exchange<B> {
     written: usize,
     /// A piece of body to send after `connection.write`.
     piece: Bytes,
+    /// A piece that was copied behind the head and may not have left with it.
+    joined: Bytes,
     /// The CRLF of a chunk is to follow `piece`.
     tail: Tail,
     /// What the client's body failed with while its first piece was joined to the head.
@@ -87,20 +87,20 @@ pub struct Exchange<B> {
     /// The request asks for another protocol, so a 101 may come.
     upgrade: bool,
     sent_any: bool,
-    wait: Wait,
-    deadline: Deadline,
+    pub(super) wait: Wait,
+    pub(super) deadline: Deadline,
     timeouts: ExchangeTimeouts,
     method: Method,
     informational: u32,
     length_left: u64,
     /// How the response's body is read.
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     /// The backend lets the connection carry another request.
-    keep_alive: bool,
+    pub(super) keep_alive: bool,
     /// Bytes of the response were read after those that brought its head.
-    read_on: bool,
+    pub(super) read_on: bool,
     /// The largest read of a body.
-    most_read: usize,
+    pub(super) most_read: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +116,8 @@ pub struct Failed<B> {
     pub error: UpstreamError,
     /// The client's body; what was read of it is gone, unless it keeps that itself.
     pub body: Option<B>,
+    /// The first piece of the body, if it was taken and surely not sent; else empty.
+    pub unsent: Bytes,
     /// Whether the connection had carried a request before: then its loss may be staleness, not a fault.
     pub reused: bool,
 }
@@ -144,6 +146,7 @@ where
             framing,
             written: 0,
             piece: Bytes::new(),
+            joined: Bytes::new(),
             tail: Tail::None,
             failed: None,
             sent_any: false,
@@ -186,9 +189,15 @@ where
             Err(fault) => {
                 let answered = !self.connection.read.is_empty() || self.informational > 0;
                 let reused = self.connection.reused;
+                let unsent = match self.sent_any {
+                    true => Bytes::new(),
+                    false if self.piece.is_empty() => self.joined,
+                    false => self.piece,
+                };
                 Err(Failed {
                     error: UpstreamError { fault, sent: self.sent_any, answered },
                     body: self.body.or(self.spent),
+                    unsent,
                     reused,
                 })
             }
@@ -200,7 +209,7 @@ where
             let sending = self.poll_send(cx)?;
             match self.poll_receive_head(cx) {
                 Poll::Ready(Ok(head)) => {
-                    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade;
+                    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS && self.is_agreed(&head);
                     if !head.status.is_informational() || upgraded {
                         self.deadline.disarm();
                         return Poll::Ready(Ok(head));
@@ -212,7 +221,7 @@ where
                     match head.status {
                         StatusCode::CONTINUE => self.holding = false,
                         StatusCode::SWITCHING_PROTOCOLS => {
-                            return Poll::Ready(Err(Fault::Protocol("101 without an upgrade request")));
+                            return Poll::Ready(Err(Fault::Protocol("101 to what was not asked for")));
                         }
                         _ => informational(&head),
                     }
@@ -241,9 +250,14 @@ where
         }
     }
 
+    /// Whether a 101 agrees to what was asked for: the one protocol that is passed on.
+    fn is_agreed(&self, head: &Head) -> bool {
+        self.upgrade && head.upgrade.as_ref().is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    }
+
     /// Sends what can be sent. `Ready`: the whole request is out. A failing write is not yet an error: the backend may
-    /// have answered before it closed, and the reading side will tell.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
+    /// have answered before it closed, and the reading side will tell; unless nothing was sent that it could answer.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
         loop {
             if let Some(fault) = self.failed.take() {
                 return Err(fault);
@@ -251,7 +265,10 @@ where
             if !self.flushed() {
                 match self.poll_write(cx) {
                     Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => {
+                    Poll::Ready(Err(error)) => {
+                        if self.sent_nothing() {
+                            return Err(Fault::Io(error));
+                        }
                         self.give_up_sending();
                         return Ok(Poll::Ready(()));
                     }
@@ -314,6 +331,9 @@ where
                 self.connection.write.extend_from_slice(b"\r\n");
                 self.tail = Tail::None;
             }
+            if !self.sent_any {
+                self.joined = data;
+            }
         } else {
             self.piece = data;
         }
@@ -339,7 +359,7 @@ where
     }
 
     #[inline]
-    fn flushed(&self) -> bool {
+    pub(super) fn flushed(&self) -> bool {
         self.written == self.connection.write.len() && self.piece.is_empty() && self.tail == Tail::None
     }
 
@@ -365,7 +385,10 @@ where
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.sent_any = true;
+            if !self.sent_any {
+                self.sent_any = true;
+                self.joined = Bytes::new();
+            }
             self.advance(sent);
             self.wait = Wait::Nothing;
         }
@@ -407,6 +430,13 @@ where
         }
     }
 
+    /// After a write that failed: whether the backend cannot have seen any of the request. Over TLS a write may fail with
+    /// some of its records sent; of a single one, which it cannot read in part, none was.
+    fn sent_nothing(&self) -> bool {
+        let one_record = self.piece.is_empty() && self.connection.write.len() <= TLS_RECORD;
+        !self.sent_any && (one_record || !self.connection.stream.is_secure())
+    }
+
     fn give_up_sending(&mut self) {
         self.sent_any = true;
         self.written = self.connection.write.len();
@@ -433,7 +463,7 @@ where
     }
 
     /// Arms the deadline when what is waited for has changed, or has moved on.
-    fn arm(&mut self, wait: Wait) {
+    pub(super) fn arm(&mut self, wait: Wait) {
         if self.wait == wait {
             return;
         }
@@ -451,191 +481,78 @@ where
         self.deadline.arm(if limit.is_zero() { left } else { left.min(limit) });
     }
 
-    fn timed_out(&self) -> Fault {
+    pub(super) fn timed_out(&self) -> Fault {
+        // Whoever is waited for is to blame, also when the request as a whole has taken too long.
+        let owes = self.body.is_some() && self.flushed() && !self.holding;
+        if self.wait == Wait::Client || (self.wait == Wait::Body && owes) {
+            return Fault::ClientBodyTimeout;
+        }
         if self.timeouts.total.is_some_and(|total| clock::now() >= total) {
             return Fault::TotalTimeout;
         }
         match self.wait {
-            Wait::Client => Fault::ClientBodyTimeout,
             Wait::Body => Fault::IdleTimeout,
-            Wait::Nothing | Wait::Backend | Wait::Continue => Fault::FirstByteTimeout,
+            Wait::Nothing | Wait::Client | Wait::Backend | Wait::Continue => Fault::FirstByteTimeout,
         }
     }
 
     /// Whether the request went out whole, as far as the backend's next one is concerned.
-    fn sent_whole(&self) -> bool {
+    pub(super) fn sent_whole(&self) -> bool {
         self.body.is_none() && self.flushed() && self.length_left == 0
     }
 }
 
-/// The body of a response, read from the backend as it is polled.
-#[derive(Debug)]
-pub struct ResponseBody<B> {
-    /// Boxed: it is large, and a response body is moved many times on its way into hyper.
-    exchange: Option<Box<Exchange<B>>>,
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
 
-#[derive(Debug)]
-enum Decoder {
-    Length(u64),
-    Chunked(ChunkDecoder),
-    UntilClose,
-    Done,
-}
+    use http_body::Frame;
+    use tokio::net::{TcpListener, TcpStream};
 
-impl<B> ResponseBody<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Fault>,
-{
-    fn new(mut exchange: Box<Exchange<B>>, framing: Framing, keep_alive: bool) -> Self {
-        exchange.decoder = match framing {
-            Framing::Empty => Decoder::Done,
-            Framing::Length(length) => Decoder::Length(length),
-            Framing::Chunked => Decoder::Chunked(ChunkDecoder::new()),
-            Framing::UntilClose => Decoder::UntilClose,
-        };
-        exchange.keep_alive = keep_alive;
-        Self { exchange: Some(exchange) }
-    }
+    use super::*;
+    use crate::upstream::Stream;
 
-    /// The backend has agreed to another protocol: there is no body, and the connection is the tunnel's.
-    fn upgraded(exchange: Box<Exchange<B>>) -> Self {
-        Self { exchange: Some(exchange) }
-    }
+    struct Once(Option<Bytes>);
 
-    /// The connection after a 101.
-    pub fn into_upgraded(self) -> Option<Upgraded> {
-        self.exchange.map(|exchange| exchange.connection.into_upgraded())
-    }
+    impl Body for Once {
+        type Data = Bytes;
+        type Error = Fault;
 
-    /// Whether nothing more will come.
-    #[inline]
-    pub fn is_done(&self) -> bool {
-        self.exchange.as_ref().is_none_or(|exchange| matches!(exchange.decoder, Decoder::Done))
-    }
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+            Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
+        }
 
-    /// Whether all that was read of it so far arrived together with the head.
-    #[inline]
-    pub fn came_with_head(&self) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| !exchange.read_on)
-    }
-
-    /// How many bytes are still to come, where that is known.
-    #[inline]
-    pub fn remaining(&self) -> Option<u64> {
-        match self.exchange.as_ref().map_or(&Decoder::Done, |exchange| &exchange.decoder) {
-            Decoder::Length(left) => Some(*left),
-            Decoder::Done => Some(0),
-            Decoder::Chunked(_) | Decoder::UntilClose => None,
+        fn is_end_stream(&self) -> bool {
+            self.0.is_none()
         }
     }
 
-    /// The connection, once the body was read to its end, if the exchange ended cleanly and it may carry another request.
-    #[inline]
-    pub fn take_connection(&mut self) -> Option<Box<Connection>> {
-        if !self.is_done() {
-            return None;
+    /// A connection that was lost while it was idle, unnoticed: its first write fails.
+    #[tokio::test]
+    async fn a_first_write_that_fails_has_sent_nothing_and_gives_the_body_back() {
+        for length in [5, COPY_LIMIT + 1] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut peer, _) = listener.accept().await.unwrap();
+            socket2::SockRef::from(&stream).shutdown(std::net::Shutdown::Write).unwrap();
+            // What it says was said to nobody, and is no answer.
+            tokio::io::AsyncWriteExt::write_all(&mut peer, b"HTTP/1.1 408 Late\r\n\r\n").await.unwrap();
+            let mut connection = Connection::new(Stream::Plain(stream), &Arc::default());
+            connection.head_buffer().extend_from_slice(b"POST / HTTP/1.1\r\n\r\n");
+            let body = Bytes::from(vec![b'x'; length]);
+            let timeouts = ExchangeTimeouts {
+                first_byte: Duration::ZERO,
+                idle: Duration::ZERO,
+                client_body: Duration::ZERO,
+                total: None,
+            };
+            let framing = BodyFraming::Length(length as u64);
+            let once = Some(Once(Some(body.clone())));
+            let exchange = Exchange::new(connection, Method::POST, once, framing, Asks::default(), timeouts);
+            let failed = Box::new(exchange).head(|_| {}).await.map(drop).unwrap_err();
+            let UpstreamError { fault, sent, answered } = failed.error;
+            assert!(matches!(fault, Fault::Io(_)) && !sent && !answered, "{fault:?}");
+            assert_eq!(failed.unsent, body);
         }
-        let exchange = self.exchange.take()?;
-        let reusable = exchange.keep_alive && exchange.sent_whole() && exchange.connection.read.is_empty();
-        reusable.then(|| {
-            let mut connection = exchange.connection;
-            connection.rest();
-            connection
-        })
-    }
-
-    /// The next piece of the response; meanwhile the rest of the request is sent.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
-        if exchange.body.is_some() || !exchange.flushed() {
-            // An error of the client's body ends the response too: the client is gone or broken.
-            if let Err(fault) = exchange.poll_send(cx) {
-                return Poll::Ready(Some(Err(fault)));
-            }
-        }
-        loop {
-            match exchange.decoder.decode(&mut exchange.connection.read) {
-                Ok(Some(Piece::Data(data))) => {
-                    exchange.wait = Wait::Nothing;
-                    exchange.deadline.disarm();
-                    if exchange.decoder.is_done() {
-                        exchange.decoder = Decoder::Done;
-                    }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Ok(Some(Piece::End(trailers))) => {
-                    exchange.decoder = Decoder::Done;
-                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
-                }
-                Ok(None) => {}
-                Err(what) => return Poll::Ready(Some(Err(Fault::Protocol(what)))),
-            }
-            let want = exchange.decoder.read_size().min(exchange.most_read);
-            exchange.read_on = true;
-            match exchange.connection.poll_fill(cx, want) {
-                Poll::Ready(Ok(0)) => {
-                    if matches!(exchange.decoder, Decoder::UntilClose) {
-                        exchange.decoder = Decoder::Done;
-                        return Poll::Ready(None);
-                    }
-                    return Poll::Ready(Some(Err(Fault::Closed)));
-                }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(Fault::Io(error)))),
-                Poll::Pending => {
-                    exchange.arm(Wait::Body);
-                    if exchange.deadline.poll_passed(cx) {
-                        return Poll::Ready(Some(Err(exchange.timed_out())));
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-    }
-}
-
-enum Piece {
-    Data(Bytes),
-    End(Option<HeaderMap>),
-}
-
-impl Decoder {
-    /// Decodes from the front of `buffer`; `None`: more bytes are needed.
-    fn decode(&mut self, buffer: &mut bytes::BytesMut) -> Result<Option<Piece>, &'static str> {
-        match self {
-            Self::Done => Ok(Some(Piece::End(None))),
-            Self::Length(_) | Self::UntilClose if buffer.is_empty() => Ok(None),
-            Self::Length(left) => {
-                let take = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-                *left -= take as u64;
-                Ok(Some(Piece::Data(buffer.split_to(take).freeze())))
-            }
-            Self::UntilClose => Ok(Some(Piece::Data(buffer.split().freeze()))),
-            Self::Chunked(decoder) => Ok(match decoder.decode(buffer)? {
-                Step::Data(data) => Some(Piece::Data(data)),
-                Step::End(trailers) => Some(Piece::End(trailers)),
-                Step::NeedMore => None,
-            }),
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        match self {
-            Self::Length(left) => *left == 0,
-            Self::Chunked(decoder) => decoder.is_done(),
-            Self::UntilClose => false,
-            Self::Done => true,
-        }
-    }
-
-    fn read_size(&self) -> usize {
-        let expected = match self {
-            Self::Length(left) => *left,
-            Self::Chunked(decoder) => decoder.expected(),
-            Self::UntilClose | Self::Done => 0,
-        };
-        usize::try_from(expected).unwrap_or(BULK_READ).clamp(BODY_READ, BULK_READ)
     }
 }

@@ -10,6 +10,8 @@ mod connection;
 mod exchange;
 pub mod request;
 pub mod response;
+mod response_body;
 
 pub use connection::{Connection, Upgraded};
-pub use exchange::{Asks, Exchange, ExchangeTimeouts, Failed, ResponseBody};
+pub use exchange::{Asks, Exchange, ExchangeTimeouts, Failed};
+pub use response_body::ResponseBody;

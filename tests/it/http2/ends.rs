@@ -237,6 +237,31 @@ async fn a_request_that_an_http2_backend_resets() {
     assert_eq!((got.status(), got.text().as_str()), (200, "second"));
 }
 
+/// While the client is to send the next piece of its body, the backend is not waited for: its time counts from the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_slow_upload_is_not_the_backends_delay() {
+    let backend = H2Backend::new(|mut turn| async move {
+        if turn.seen.uri.path() == "/silent" {
+            turn.until_reset().await;
+        } else {
+            turn.read_body().await;
+            turn.answer(200, "read").await;
+        }
+    });
+    let proxy =
+        h2c(Setup::at(&[backend.address()])).pool(|pool| pool.timeouts.first_byte = Duration::from_millis(200)).start();
+    for (number, path) in ["/", "/silent"].into_iter().enumerate() {
+        let mut client = proxy.client();
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc"));
+        backend.wait_for(number + 1);
+        // The client's pause, longer than the backend's time and the sweep's delay together.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        client.send("def");
+        let answer = client.response();
+        assert_eq!(answer.status(), if path == "/" { 200 } else { 504 }, "{path}: {answer:?}");
+    }
+}
+
 /// A backend that refuses every stream is not asked for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_backend_that_refuses_every_stream() {

@@ -146,6 +146,19 @@ impl Raw {
         assert!(rest.is_empty(), "bytes before the close: {}", rest.escape_ascii());
     }
 
+    /// The peer breaks the connection off: a polite close would look like the end of what it said.
+    #[track_caller]
+    pub(crate) fn assert_reset(&mut self) {
+        loop {
+            match fill(&mut self.stream, &mut self.buffer) {
+                Ok(0) => panic!("closed politely after {}", self.buffer.escape_ascii()),
+                Ok(_) => {}
+                Err(error) if is_loss(&error) => return,
+                Err(error) => panic!("still open: {error}"),
+            }
+        }
+    }
+
     /// Whether nothing has arrived and the connection is open, as far as this end knows now.
     pub(crate) fn is_quiet(&mut self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];
