@@ -200,6 +200,8 @@ where
         };
         let mut frame = frame.map_err(|error| Fault::of_client_body(&error))?;
         if let Some(trailers) = frame.trailers_mut() {
+            // Nothing follows them; whoever has them does not ask for more.
+            self.upload = None;
             // A bare LF behind the last chunk: hyper takes it, and all up to the next empty line, for trailers without a
             // field. What else would read it would see another request there (reliability.md 2.6).
             if !self.over_http2 && trailers.is_empty() {
@@ -504,8 +506,11 @@ where
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use super::*;
+    use crate::config::ListenerPlan;
 
     /// A body of so many single bytes.
     struct Drip(usize);
@@ -522,6 +527,7 @@ mod tests {
     }
 
     fn dripping(bytes: usize) -> RequestBody<Drip> {
+        let listener = ListenerPlan::new((Ipv4Addr::LOCALHOST, 0).into());
         RequestBody {
             inner: Drip(bytes),
             received: Rc::default(),
@@ -535,6 +541,7 @@ mod tests {
             most_kept: 0,
             forgotten: false,
             upload: None,
+            downstream: Rc::new(Downstream::new(Ipv4Addr::LOCALHOST.into(), false, Arc::new(listener))),
         }
     }
 

@@ -149,7 +149,11 @@ fn a_retry_waits_for_a_backend_that_it_has_not_tried() {
     let held = gate.clone();
     let failing = TestBackend::new(|turn| match turn.request.target() {
         "/fail" => turn.reset(),
-        _ => turn.answer(200, "A"),
+        // One request a connection: a lost one that was used before would be replaced by a fresh one.
+        _ => {
+            turn.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nA");
+            turn.close();
+        }
     });
     let busy = TestBackend::new(move |turn| {
         held.pass();
