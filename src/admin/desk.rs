@@ -163,7 +163,7 @@ mod tests {
         let pool = Pool::new(Arc::new(PoolPlan::new("p", StrategyKind::Rl, backends)), start);
         let (backend, desk) = (pool.backend("a").unwrap(), Desk::default());
         let mut rng = SmallRng::seed_from_u64(1);
-        let ask = Ask { id: b"x", key: None, tried: &[], pinned: None, queued: false, now: start };
+        let ask = Ask { id: b"x", key: None, tried: &[], pinned: None, queued: false, repeats: false, now: start };
         desk.give_out(1, pool.lease(pool.live(), &ask, &mut rng).unwrap(), start);
         let deadline = start + Duration::from_secs(5);
         backend.set_drain_deadline(Some(deadline));
