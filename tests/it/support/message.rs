@@ -190,7 +190,13 @@ pub(crate) fn fill(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<u
         static PIECE: RefCell<Vec<u8>> = RefCell::new(vec![0; 256 * 1024]);
     }
     PIECE.with_borrow_mut(|piece| {
-        let read = source.read(piece)?;
+        // A signal to this process (a child's end) is no news of the peer.
+        let read = loop {
+            match source.read(piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         buffer.extend_from_slice(&piece[..read]);
         Ok(read)
     })
