@@ -46,11 +46,16 @@ pub(super) struct Examined {
 
 /// Reads a file and looks whether the world is as it says: files, secrets, host names.
 pub(super) fn examine(path: &Path) -> Examined {
-    let loaded = match Loaded::from_file(path) {
+    let loaded = match Loaded::in_part(path) {
         Ok(loaded) => loaded,
         Err(errors) => return Examined { plan: None, findings: ConfigErrors::into_vec(errors) },
     };
     let mut findings = loaded.warnings.clone();
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        findings.extend(beside_faults(&loaded));
+        findings.sort_by_key(|finding| (finding.line, finding.column));
+        return Examined { plan: None, findings };
+    }
     findings.extend(loaded.preflight());
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
     let before: Vec<String> = errors.map(|finding| finding.key.clone()).collect();
@@ -66,6 +71,20 @@ pub(super) fn examine(path: &Path) -> Examined {
     Examined { plan: usable.then_some(loaded.plan), findings }
 }
 
+/// What is wrong with certificates, although the file has other faults: of lists that were read to their end.
+fn beside_faults(loaded: &Loaded) -> Vec<ConfigError> {
+    let errors = || loaded.warnings.iter().filter(|finding| finding.severity == Severity::Error);
+    // Entries behind a faulty one have moved up; and what is told at a key already is not told again.
+    let is_whole = |key: &str| {
+        let list = ["certificates[", "backends["].iter().find_map(|list| key.find(list)).unwrap_or(key.len());
+        let list = key.get(..list).unwrap_or(key);
+        !errors().any(|error| error.key.starts_with(list))
+    };
+    let of_certificates = |key: &str| key.contains(".tls.") && is_whole(key);
+    let found = tls::examine(&loaded.plan).into_iter().filter(|fault| of_certificates(&fault.key));
+    found.map(|fault| loaded.finding(&fault.key, fault.message, fault.hint, fault.severity)).collect()
+}
+
 /// The plan of a file, with its warnings said on stderr.
 ///
 /// # Errors
@@ -76,4 +95,34 @@ pub(super) fn load(path: &Path) -> Result<Plan, Failure> {
         output::complain(&findings_as_text(&examined.findings));
     }
     examined.plan.ok_or_else(|| Failure::Usage(format!("{}: not usable, nothing was started", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_looked_at_beside_other_faults() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.pem"), "junk").unwrap();
+        let entry = "{ cert = \"a.pem\", key = \"a.pem\" }";
+        let listener = |more: &str, entries: &str| {
+            format!("[[listeners]]\naddress = \"127.0.0.1:0\"\n{more}\ntls = {{ certificates = [{entries}] }}\n")
+        };
+        let found = |text: String| {
+            let file = folder.path().join("a.toml");
+            std::fs::write(&file, text + "[pools.ai]\nbackends = [{ name = \"a\", address = \"127.0.0.1:1\" }]\n")
+                .unwrap();
+            let examined = examine(&file);
+            assert!(examined.plan.is_none());
+            let errors = examined.findings.into_iter().filter(|finding| finding.severity == Severity::Error);
+            errors.map(|finding| finding.key).collect::<Vec<_>>()
+        };
+        let certificate = "listeners[0].tls.certificates[0].cert";
+        assert_eq!(found(listener("", entry)), [certificate]);
+        assert_eq!(found(listener("max_uri = 5", entry)), ["listeners[0].max_uri", certificate]);
+        // Which entry is which cannot be told any more.
+        let faulty = format!("{{ cert = 5, key = \"a.pem\" }}, {entry}");
+        assert_eq!(found(listener("", &faulty)), [certificate]);
+    }
 }

@@ -128,10 +128,7 @@ impl Clients {
     fn from(different: Vec<Credentials>) -> Result<Self, TlsError> {
         // Taken first: what changes while the files are read is noticed at the next look.
         let stamps = Stamps::of(different.iter().flat_map(files).collect());
-        let with_config = |credentials: Credentials| {
-            config(&credentials).map(|(config, content, expiries)| Known { credentials, config, content, expiries })
-        };
-        let known = different.into_iter().map(with_config).collect::<Result<Vec<_>, _>>()?;
+        let known = different.into_iter().map(known).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { own: known.len(), known, stamps })
     }
 
@@ -209,8 +206,8 @@ impl Connector {
     }
 }
 
-/// What the files of `credentials` make, a number that tells their content, and when the first certificate of each ends.
-fn config(credentials: &Credentials) -> Result<(Arc<ClientConfig>, u64, Vec<(PathBuf, SystemTime)>), TlsError> {
+/// What the files of `credentials` make.
+fn known(credentials: Credentials) -> Result<Known, TlsError> {
     let mut content = std::hash::DefaultHasher::new();
     let mut expiries = Vec::new();
     let provider = provider();
@@ -247,7 +244,7 @@ fn config(credentials: &Credentials) -> Result<(Arc<ClientConfig>, u64, Vec<(Pat
         }
     };
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
-    Ok((Arc::new(config), content.finish(), expiries))
+    Ok(Known { credentials, config: Arc::new(config), content: content.finish(), expiries })
 }
 
 /// The CAs that this system trusts.

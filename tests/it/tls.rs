@@ -90,7 +90,7 @@ pub(crate) struct Client {
 pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 impl Client {
-    fn config(&self) -> ClientConfig {
+    pub(crate) fn config(&self) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(self.versions).unwrap();
         let builder = builder.with_root_certificates(self.roots.clone());
@@ -439,7 +439,10 @@ fn openssl_and_curl() {
     let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
     let open = secure(&authority, &backend, |_| {});
     let ca = authority.path("ca.pem").display().to_string();
-    let closed = secure(&authority, &backend, |tls| tls.client_ca = Some(authority.path("ca.pem")));
+    let closed = secure(&authority, &backend, |tls| {
+        tls.client_ca = Some(authority.path("ca.pem"));
+        tls.subject_header = Some("x-client-subject".to_owned());
+    });
     let stranger = Authority::new();
     let (alice, mallory) = (authority.sign("alice", &[], |_| {}), stranger.sign("mallory", &[], |_| {}));
     let shown = |plan: &CertificatePlan| {
@@ -481,6 +484,7 @@ fn openssl_and_curl() {
             let [cert, key] = shown(&alice);
             let with = |extra: &[&str]| curl(closed.address, "first.test", &[&arguments[..], extra].concat()).unwrap();
             assert_eq!(with(&["--cert", &cert, "--key", &key]), (true, format!("hello {spoken} 0")), "{arguments:?}");
+            assert_eq!(backend.requests().pop().unwrap().field("x-client-subject"), Some("CN=alice"), "{arguments:?}");
             let [cert, key] = shown(&mallory);
             assert!(!with(&["--cert", &cert, "--key", &key]).0, "{arguments:?}");
             assert!(!with(&[]).0, "{arguments:?}");

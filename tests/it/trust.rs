@@ -1,7 +1,12 @@
 //! Who is let in and who is believed, when that changes while we run: listeners keep their own settings, connections that
 //! were made under rules of old do not outlive them, and files that cannot be read hold nothing up.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ProtocolVersion, StreamOwned};
 
 use crate::support::*;
 use crate::tls::{Authority, get, leaf_name, write};
@@ -107,6 +112,8 @@ fn upstream_connections_do_not_outlive_the_rules_they_were_made_by() {
         assert_eq!(asked(&by(&own, "far.test")), 200, "{protocol}");
         assert_eq!(asked(&by(&own, "other.test")), 502, "{protocol}");
         assert_eq!(asked(&by(&own, "far.test")), 200, "{protocol}");
+        let said = "TLS handshake: invalid peer certificate";
+        until("the reason in the log", || binary.log().contains(said));
         // The file says something else now; nobody has to be told.
         write(&own, &std::fs::read_to_string(stranger.path("ca.pem")).unwrap());
         until("the other CA", || client.get("/").status() == 502);
@@ -129,4 +136,39 @@ fn files_that_do_not_answer_hold_nothing_up() {
     assert!(get(&mut stream, "site.test", "/").unwrap().ends_with("hello"));
     let log = binary.end();
     assert_eq!(log.matches("it is not a regular file").count(), 1, "told once: {log}");
+}
+
+/// A PROXY header, and TLS of nothing older than 1.3 right behind it, in one segment.
+#[test]
+fn tls_follows_a_proxy_header() {
+    let (authority, backend) = (Authority::new(), TestBackend::saying("hello"));
+    let mut tls = authority.listener(vec![authority.sign("site", &["site.test"], |_| {})]);
+    tls.min_version = evenkeel::config::TlsVersion::V13;
+    let proxy = Setup::new(&[&backend]).listener(|plan| {
+        (plan.proxy_protocol, plan.trusted_proxies) = (true, vec!["127.0.0.0/8".parse().unwrap()]);
+        plan.tls = Some(tls);
+    });
+    let proxy = proxy.start();
+    let shake = |versions: &'static [&'static rustls::SupportedProtocolVersion]| {
+        let client = crate::tls::Client { versions, ..authority.client() };
+        let name = ServerName::try_from("site.test").unwrap();
+        let mut connection = ClientConnection::new(Arc::new(client.config()), name).unwrap();
+        let mut socket = std::net::TcpStream::connect(proxy.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut first = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 443\r\n".to_vec();
+        connection.write_tls(&mut first).unwrap();
+        socket.write_all(&first).unwrap();
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        Ok::<_, std::io::Error>(StreamOwned::new(connection, socket))
+    };
+    let mut stream = shake(rustls::ALL_VERSIONS).unwrap();
+    assert_eq!(stream.conn.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    assert!(get(&mut stream, "site.test", "/").unwrap().ends_with("hello"));
+    let sent = backend.requests().pop().unwrap();
+    assert_eq!((sent.field("x-forwarded-for"), sent.field("x-forwarded-proto")), (Some("192.0.2.7"), Some("https")));
+    let older: &'static [_] = Box::leak(Box::new([&rustls::version::TLS12]));
+    let error = shake(older).unwrap_err();
+    assert!(error.to_string().contains("ProtocolVersion"), "{error}");
 }

@@ -41,30 +41,19 @@ impl Loaded {
     /// # Errors
     /// Every fault of the file.
     pub fn from_file(path: &Path) -> Result<Self, ConfigErrors> {
-        let name = path.display().to_string();
-        let unreadable = |what: Finding| {
-            let mut error = Source::new(&name, "").finding(&(0..0), "file", what, Severity::Error);
-            error.excerpt = None;
-            ConfigErrors(vec![error])
-        };
-        let cannot = |error: std::io::Error| unreadable(format!("cannot be read: {error}").into());
-        let length = std::fs::metadata(path).map_err(cannot)?.len();
-        if length > MAX_BYTES {
-            return Err(unreadable(format!("has {length} bytes, {MAX_BYTES} are the most").into()));
-        }
-        let bytes = std::fs::read(path).map_err(cannot)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::from_text(text, &name, base),
-            Err(error) => {
-                // Up to the bad byte all is text, which is enough to show where it stands.
-                let sound = bytes.get(..error.valid_up_to()).and_then(|sound| std::str::from_utf8(sound).ok());
-                let source = Source::new(&name, sound.unwrap_or_default());
-                let end = source.text().len();
-                let what = ("is not UTF-8 text from here", "save the file as UTF-8");
-                Err(ConfigErrors(vec![source.finding(&(end..end), "file", what.into(), Severity::Error)]))
-            }
-        }
+        Self::from_text(&text_of(path)?, &path.display().to_string(), base)
+    }
+
+    /// Reads the file at `path` whatever its faults: the plan is of what could be understood, and the faults stand among the
+    /// warnings. To say more about the file, never to run it.
+    ///
+    /// # Errors
+    /// There is no text to read.
+    pub fn in_part(path: &Path) -> Result<Self, ConfigErrors> {
+        let source = Source::new(&path.display().to_string(), &text_of(path)?);
+        let (plan, warnings, places) = examine(&source, path.parent().unwrap_or(Path::new("")));
+        Ok(Self { plan, warnings, source, places })
     }
 
     /// Reads `text`; errors name `file`, relative paths start from `base`.
@@ -79,6 +68,30 @@ impl Loaded {
         }
         Ok(Self { plan, warnings: findings, source, places })
     }
+}
+
+/// The text of a configuration file.
+fn text_of(path: &Path) -> Result<String, ConfigErrors> {
+    let name = path.display().to_string();
+    let unreadable = |what: Finding| {
+        let mut error = Source::new(&name, "").finding(&(0..0), "file", what, Severity::Error);
+        error.excerpt = None;
+        ConfigErrors(vec![error])
+    };
+    let cannot = |error: std::io::Error| unreadable(format!("cannot be read: {error}").into());
+    let length = std::fs::metadata(path).map_err(cannot)?.len();
+    if length > MAX_BYTES {
+        return Err(unreadable(format!("has {length} bytes, {MAX_BYTES} are the most").into()));
+    }
+    let bytes = std::fs::read(path).map_err(cannot)?;
+    String::from_utf8(bytes).map_err(|error| {
+        // Up to the bad byte all is text, which is enough to show where it stands.
+        let sound = error.as_bytes().get(..error.utf8_error().valid_up_to());
+        let source = Source::new(&name, sound.and_then(|sound| std::str::from_utf8(sound).ok()).unwrap_or_default());
+        let end = source.text().len();
+        let what = ("is not UTF-8 text from here", "save the file as UTF-8");
+        ConfigErrors(vec![source.finding(&(end..end), "file", what.into(), Severity::Error)])
+    })
 }
 
 impl Plan {
