@@ -17,7 +17,7 @@ use super::connection::{Entry, Phase};
 use super::io::{Activity, Io};
 use crate::clock::Deadline;
 use crate::config::ListenerPlan;
-use crate::proxy::{Downstream, Proxy};
+use crate::proxy::{Cut, Downstream, Proxy};
 use crate::upstream::Stream;
 
 /// Bytes of response body queued per stream (reliability.md §1).
@@ -30,6 +30,8 @@ const MOST_PENDING_RESETS: usize = 20;
 const MOST_LOCAL_RESETS: usize = 128;
 /// How long a ping may stay unanswered (reliability.md §1).
 const PING_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client that was too slow, and was told to go, may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Bytes that a connection must have written for its waiting streams to count as moving: answers to pings are less.
 const LEAST_MOVED: u64 = 1024;
 
@@ -61,7 +63,7 @@ pub(super) async fn serve(
     entry: &Entry,
 ) {
     let activity = Rc::new(Activity::default());
-    let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream));
+    let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream)).watching_frames();
     let service = service_fn(|request| {
         // Boxed: hyper, our executor and tokio hand a stream's future on by value, and copied it thirteen times.
         let mut answer = Box::pin(Rc::clone(proxy).handle(downstream, request));
@@ -76,41 +78,58 @@ pub(super) async fn serve(
     });
     let executor = StreamExecutor { downstream: Rc::clone(downstream), activity: Rc::clone(&activity) };
     let mut connection = pin!(builder(&downstream.listener, executor).serve_connection(io, service));
-    let mut closing = false;
+    // Told to go, it has so long to leave.
+    let mut closing = None;
     let mut armed = None;
     poll_fn(|cx| {
         loop {
-            if entry.draining.get() && !closing {
-                closing = true;
+            if entry.draining.get() && closing.is_none() {
+                closing = Some(PING_PATIENCE);
                 armed = None;
                 connection.as_mut().graceful_shutdown();
             }
-            if connection.as_mut().poll(cx).is_ready() {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                if activity.is_violated() || ended.is_err_and(|error| is_malformed(&error)) {
+                    proxy.shared.cut(Cut::Malformed);
+                }
                 return Poll::Ready(());
             }
             let phase = phase(&activity, downstream);
             let present = (phase, downstream.ended.get());
             if armed != Some(present) {
                 armed = Some(present);
-                entry.deadline.arm(match phase {
-                    // Told to go: a client that answers no ping does not hold up the end.
-                    Phase::Idle | Phase::Head if closing => PING_PATIENCE,
-                    Phase::Idle | Phase::Head => downstream.listener.idle_timeout,
-                    Phase::Blocked => downstream.listener.write_idle_timeout,
-                    Phase::Busy | Phase::Parting => Duration::ZERO,
+                let listener = &downstream.listener;
+                entry.deadline.arm(match (phase, closing) {
+                    // A client that answers no ping does not hold up the end.
+                    (Phase::Idle | Phase::Head, Some(patience)) => patience,
+                    (Phase::Idle, None) => listener.idle_timeout,
+                    (Phase::Head, None) => listener.header_timeout,
+                    (Phase::Blocked, _) => listener.write_idle_timeout,
+                    (Phase::Busy | Phase::Parting, _) => Duration::ZERO,
                 });
             }
             if !entry.deadline.poll_passed(cx) {
                 return Poll::Pending;
             }
-            if phase != Phase::Idle || closing {
+            let patience = match phase {
+                Phase::Idle => PING_PATIENCE,
+                Phase::Head => FAREWELL,
+                Phase::Blocked => {
+                    proxy.shared.cut(Cut::SlowReader);
+                    return Poll::Ready(());
+                }
+                Phase::Busy | Phase::Parting => return Poll::Ready(()),
+            };
+            if closing.is_some() {
                 return Poll::Ready(());
             }
-            // An idle client is told to go before it is cut off.
-            closing = true;
+            if phase == Phase::Head {
+                proxy.shared.cut(Cut::SlowHead);
+            }
+            // It is told to go before it is cut off.
+            closing = Some(patience);
             connection.as_mut().graceful_shutdown();
-            entry.deadline.arm(PING_PATIENCE);
-            armed = Some(present);
+            entry.deadline.arm(patience);
         }
     })
     .await;
@@ -169,7 +188,17 @@ fn phase(activity: &Activity, downstream: &Downstream) -> Phase {
         Phase::Blocked
     } else if downstream.busy.get() > 0 {
         Phase::Busy
+    } else if downstream.ended.get() == 0 || activity.is_amid_head() {
+        // A client that has asked for nothing yet has as long as for its first head (as over HTTP/1.1), whatever else
+        // it says.
+        Phase::Head
     } else {
         Phase::Idle
     }
+}
+
+/// Whether the client broke the rules of HTTP/2.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|error| error.is_go_away() && error.is_library())
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, Interest, ReadBuf, Ready};
 
 use crate::proxy::Downstream;
-use crate::upstream::Stream;
+use crate::upstream::{FrameWatch, Stream};
 
 /// Vectored writes up to this size are copied together: one plain send costs 2.4 % less CPU per request
 /// (docs/performance.md, item 6).
@@ -41,6 +41,10 @@ pub(super) struct Activity {
     parting: Cell<bool>,
     /// The client has sent ahead more than is taken: what else comes from it, its end too, is not read.
     deaf: Cell<bool>,
+    /// HTTP/2: a header block has begun and not ended.
+    amid_head: Cell<bool>,
+    /// HTTP/2: the connection was ended for what came on it.
+    violated: Cell<bool>,
 }
 
 impl Activity {
@@ -74,6 +78,26 @@ impl Activity {
         self.deaf.get()
     }
 
+    /// HTTP/2: a header block has begun and not ended.
+    pub(super) fn is_amid_head(&self) -> bool {
+        self.amid_head.get()
+    }
+
+    /// HTTP/2: the connection was ended for what came on it.
+    pub(super) fn is_violated(&self) -> bool {
+        self.violated.get()
+    }
+
+    /// Looks at frames that have come.
+    fn look(&self, frames: &mut FrameWatch, bytes: &[u8]) -> io::Result<()> {
+        let seen = frames.read(bytes);
+        self.amid_head.set(frames.is_amid_head());
+        seen.map_err(|violation| {
+            self.violated.set(true);
+            io::Error::new(io::ErrorKind::InvalidData, violation)
+        })
+    }
+
     #[inline]
     fn has_read(&self) {
         self.reads.set(self.reads.get().wrapping_add(1));
@@ -90,16 +114,39 @@ pub(super) struct Io {
     downstream: Rc<Downstream>,
     /// Look for the client's departure while it waits for an answer.
     watching: bool,
+    /// HTTP/2: looks at what comes before hyper does. Boxed: HTTP/1.1 has none.
+    frames: Option<Box<FrameWatch>>,
+}
+
+/// Reads of an HTTP/2 connection, looked at.
+struct Watched<'a> {
+    stream: &'a mut Stream,
+    frames: &'a mut FrameWatch,
+    activity: &'a Activity,
+}
+
+impl AsyncRead for Watched<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut *this.stream).poll_read(cx, buf))?;
+        Poll::Ready(this.activity.look(this.frames, buf.filled().get(before..).unwrap_or_default()))
+    }
 }
 
 impl Io {
     pub(super) fn new(stream: Stream, prefix: Bytes, activity: Rc<Activity>, downstream: Rc<Downstream>) -> Self {
-        Self { stream: TokioIo::new(stream), prefix, activity, downstream, watching: false }
+        Self { stream: TokioIo::new(stream), prefix, activity, downstream, watching: false, frames: None }
     }
 
     /// Makes the IO look for the client's departure, which hyper's HTTP/1.1 server then need not do.
     pub(super) fn watching_for_departure(self) -> Self {
         Self { watching: true, ..self }
+    }
+
+    /// Makes the IO look at the frames of HTTP/2.
+    pub(super) fn watching_frames(self) -> Self {
+        Self { frames: Some(Box::new(FrameWatch::of_client())), ..self }
     }
 
     /// While a request is answered: has the client ended its side? The connection's task then gives it a moment, see
@@ -203,14 +250,27 @@ impl Read for Io {
     #[inline]
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         if !self.prefix.is_empty() {
-            let take = self.prefix.len().min(buf.remaining());
-            buf.put_slice(&self.prefix[..take]);
-            self.prefix.advance(take);
-            self.activity.deaf.set(false);
-            self.activity.has_read();
-            return Poll::Ready(Ok(()));
+            let this = &mut *self;
+            let take = this.prefix.len().min(buf.remaining());
+            let taken = &this.prefix[..take];
+            buf.put_slice(taken);
+            let looked = match &mut this.frames {
+                Some(frames) => this.activity.look(frames, taken),
+                None => Ok(()),
+            };
+            this.prefix.advance(take);
+            this.activity.deaf.set(false);
+            this.activity.has_read();
+            return Poll::Ready(looked);
         }
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let this = &mut *self;
+        let read = match &mut this.frames {
+            None => Pin::new(&mut this.stream).poll_read(cx, buf),
+            Some(frames) => {
+                let watched = Watched { stream: this.stream.inner_mut(), frames, activity: &this.activity };
+                Pin::new(&mut TokioIo::new(watched)).poll_read(cx, buf)
+            }
+        };
         if read.is_ready() {
             self.activity.has_read();
         }

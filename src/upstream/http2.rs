@@ -26,6 +26,7 @@ use hyper_util::rt::TokioTimer;
 
 use self::io::{Greeting, LinkIo};
 use super::error::{Fault, UpstreamError};
+use super::http1::response::MOST_FIELDS;
 use super::open::Counted;
 use super::stream::Stream;
 use crate::clock::coarse_millis;
@@ -270,14 +271,19 @@ impl StreamPermit {
     pub async fn send(&mut self, request: Request<OutBody>) -> Result<Response<Incoming>, UpstreamError> {
         let unsent = |fault| UpstreamError { fault, sent: false, answered: false };
         self.link.send.ready().await.map_err(|_| unsent(Fault::Closed))?;
-        self.link.send.try_send_request(request).await.map_err(|mut failed| {
+        let answered = self.link.send.try_send_request(request).await.map_err(|mut failed| {
             if failed.take_message().is_some() {
                 return unsent(Fault::Closed);
             }
             let error = failed.into_error();
             let sent = !is_refused(&error);
             UpstreamError { fault: fault_of(&error), sent, answered: false }
-        })
+        })?;
+        if answered.headers().len() > MOST_FIELDS {
+            let fault = Fault::Protocol("too many header fields");
+            return Err(UpstreamError { fault, sent: true, answered: true });
+        }
+        Ok(answered)
     }
 }
 
@@ -298,6 +304,10 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
 /// What an error of hyper's HTTP/2 client means. (What the client's own body failed with it does not tell.)
 pub fn fault_of(error: &hyper::Error) -> Fault {
     let Some(error) = h2_error(error) else { return Fault::Closed };
+    // The cause is lost where several streams fail with it; the kind is kept.
+    if error.get_io().is_some_and(|error| error.kind() == ErrorKind::InvalidData) {
+        return Fault::Protocol("what HTTP/2 does not allow");
+    }
     match error.reason() {
         _ if error.is_reset() && error.is_remote() => Fault::StreamReset,
         Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FLOW_CONTROL_ERROR | h2::Reason::COMPRESSION_ERROR) => {

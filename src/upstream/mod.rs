@@ -5,6 +5,7 @@
 
 mod connect;
 mod error;
+mod frames;
 pub mod http1;
 pub mod http2;
 mod idle;
@@ -13,6 +14,7 @@ mod stream;
 
 pub use connect::{connect, connect_any};
 pub use error::{Fault, UpstreamError};
+pub use frames::{FrameWatch, Violation};
 pub use idle::IdleConnections;
 pub use open::{Counted, count_open, end_all, endings};
 pub use stream::Stream;

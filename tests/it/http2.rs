@@ -6,6 +6,7 @@ pub(crate) mod support;
 mod ends;
 mod floods;
 mod frames;
+mod hostile;
 mod sharing;
 mod tools;
 

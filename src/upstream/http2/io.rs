@@ -7,13 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::clock::Deadline;
-use crate::upstream::{Counted, Stream};
+use crate::upstream::{Counted, FrameWatch, Stream};
 
 /// Whoever waits for the backend's first SETTINGS.
 #[derive(Debug, Default)]
@@ -50,11 +51,35 @@ pub(super) struct LinkIo {
     /// Never armed: whoever waits on a deadline is woken when connections are to end.
     woken: Deadline,
     greeting: Rc<Greeting>,
+    /// Looks at what comes before hyper does.
+    frames: FrameWatch,
+}
+
+/// Reads, looked at.
+struct Watched<'a> {
+    stream: &'a mut Stream,
+    frames: &'a mut FrameWatch,
+}
+
+impl AsyncRead for Watched<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut *this.stream).poll_read(cx, buf))?;
+        let seen = this.frames.read(buf.filled().get(before..).unwrap_or_default());
+        Poll::Ready(seen.map_err(|violation| io::Error::new(io::ErrorKind::InvalidData, violation)))
+    }
 }
 
 impl LinkIo {
     pub(super) fn new(stream: Stream, counted: Counted, greeting: Rc<Greeting>) -> Self {
-        Self { stream: TokioIo::new(stream), counted, woken: Deadline::new(), greeting }
+        Self {
+            stream: TokioIo::new(stream),
+            counted,
+            woken: Deadline::new(),
+            greeting,
+            frames: FrameWatch::of_backend(),
+        }
     }
 }
 
@@ -63,7 +88,9 @@ impl Read for LinkIo {
         if self.counted.must_end() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the backend was removed")));
         }
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let this = &mut *self;
+        let watched = Watched { stream: this.stream.inner_mut(), frames: &mut this.frames };
+        let read = Pin::new(&mut TokioIo::new(watched)).poll_read(cx, buf);
         if read.is_pending() {
             self.greeting.told();
             let _ = self.woken.poll_passed(cx);

@@ -1,4 +1,5 @@
-//! HTTP/2 requests as raw frames: what the protocol forbids is a stream error and reaches no backend; the host rules.
+//! HTTP/2 requests as raw frames: what the protocol forbids reaches no backend, and ends its stream or its connection;
+//! the host rules.
 
 use crate::support::*;
 
@@ -66,12 +67,22 @@ pub(super) const METHOD: (&str, &str) = (":method", "GET");
 pub(super) const SCHEME: (&str, &str) = (":scheme", "http");
 pub(super) const PATH: (&str, &str) = (":path", "/");
 pub(super) const AUTHORITY: (&str, &str) = (":authority", "test");
+const BYSTANDER: [(&str, &str); 4] = [METHOD, SCHEME, (":path", "/bystander"), AUTHORITY];
 
-/// Malformed requests (RFC 9113 section 8.1.1): reset, and no backend hears of them.
+/// Malformed requests (RFC 9113 section 8.1.1): no backend hears of them, and other connections go on. Their own
+/// connection may end with them: what the `h2` crate finds amid a header block ends it.
 #[test]
-fn malformed_requests_are_stream_errors() {
+fn malformed_requests_reach_no_backend() {
     let backend = TestBackend::saying("ok");
     let proxy = Setup::new(&[&backend]).start();
+    let mut bystander = greeted(&proxy);
+    let mut streams = (1..).step_by(2);
+    let mut bystander_is_served = || {
+        let stream = streams.next().unwrap();
+        bystander.send(frame(HEADERS, END_STREAM | END_HEADERS, stream, &block(&BYSTANDER)));
+        let (kind, payload) = answer(&mut bystander, stream);
+        assert_eq!((kind, status(&payload)), (HEADERS, 200));
+    };
     let usual = [METHOD, SCHEME, PATH, AUTHORITY];
     let with = |extra: &[(&'static str, &'static str)]| [usual.as_slice(), extra].concat();
     let cases: Vec<(&str, Vec<(&str, &str)>)> = vec![
@@ -97,6 +108,7 @@ fn malformed_requests_are_stream_errors() {
         let (kind, payload) = answer(&mut client, 1);
         let refused = kind == HEADERS && status(&payload) == 400;
         assert!(kind == RESET || kind == GOAWAY || refused, "{what}: frame {kind} {payload:?}");
+        bystander_is_served();
     }
     // DATA that does not match content-length.
     for (length, data) in [("3", "four"), ("5", "four")] {
@@ -106,10 +118,79 @@ fn malformed_requests_are_stream_errors() {
         client.send(frame(DATA, END_STREAM, 1, data.as_bytes()));
         let (kind, payload) = answer(&mut client, 1);
         assert!(kind == RESET || kind == GOAWAY || status(&payload) == 400, "{length}: frame {kind} {payload:?}");
+        bystander_is_served();
     }
     until("nothing in flight", || proxy.in_flight() == 0.0);
-    assert!(backend.requests().iter().all(|seen| seen.method() == "POST" && !seen.whole), "{:?}", backend.requests());
-    assert_eq!(proxy.get("/").status(), 200);
+    let seen = backend.requests();
+    let malformed = || seen.iter().filter(|seen| seen.target() != "/bystander");
+    assert!(malformed().all(|seen| seen.method() == "POST" && !seen.whole), "{seen:?}");
+}
+
+/// A pseudo-field among the trailers of a request, which the `h2` crate would drop in silence: the connection ends, and
+/// the backend has seen no whole request.
+#[test]
+fn trailers_have_no_pseudo_fields() {
+    let backend = TestBackend::new(|turn| {
+        if turn.read_body() {
+            turn.answer(200, "ok");
+        } else {
+            turn.close();
+        }
+    });
+    let proxy = Setup::new(&[&backend]).start();
+    let post = || frame(HEADERS, END_HEADERS, 1, &block(&[(":method", "POST"), SCHEME, PATH, AUTHORITY]));
+    let cases = [(":path", "/other"), (":authority", "test"), (":status", "200"), (":odd", "1")];
+    for (number, case) in cases.into_iter().enumerate() {
+        let mut client = greeted(&proxy);
+        client.send([post(), frame(DATA, 0, 1, b"data")].concat());
+        backend.wait_for(number + 1);
+        client.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[("x-sum", "7"), case])));
+        client.rest();
+        until("nothing in flight", || proxy.in_flight() == 0.0);
+    }
+    until("all of them cut", || backend.open() == 0);
+    assert!(backend.requests().iter().all(|seen| !seen.whole), "{:?}", backend.requests());
+    assert_eq!(proxy.metric("evenkeel_connections_cut_total", &[("reason", "malformed")]), cases.len() as f64);
+    // Without one they pass.
+    let mut client = greeted(&proxy);
+    client.send([post(), frame(DATA, 0, 1, b"data")].concat());
+    client.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[("x-sum", "7")])));
+    let (kind, payload) = answer(&mut client, 1);
+    assert_eq!((kind, status(&payload)), (HEADERS, 200));
+    assert_eq!(backend.requests().iter().filter(|seen| seen.whole).count(), 1);
+}
+
+/// A client has `header_timeout` to ask for something, and to finish a head that it has begun; one that has asked and
+/// rests has `idle_timeout`, whatever frames it sends.
+#[test]
+fn a_slow_head_is_cut_over_http2() {
+    let backend = TestBackend::saying("ok");
+    let soon = |listener: &mut evenkeel::config::ListenerPlan| {
+        listener.header_timeout = std::time::Duration::from_millis(300);
+    };
+    let proxy = Setup::new(&[&backend]).listener(soon).start();
+    let get = || frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&BYSTANDER));
+    let mut resting = greeted(&proxy);
+    resting.send(get());
+    assert_eq!(answer(&mut resting, 1).0, HEADERS);
+    resting.send(frame(8, 0, 0, &1000u32.to_be_bytes()));
+
+    let mut unsettled = proxy.client();
+    unsettled.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    let mut silent = greeted(&proxy);
+    let mut half = greeted(&proxy);
+    half.send(frame(HEADERS, END_STREAM, 1, &block(&BYSTANDER)));
+    let mut later = greeted(&proxy);
+    later.send(get());
+    assert_eq!(answer(&mut later, 1).0, HEADERS);
+    later.send(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &block(&BYSTANDER))[..12]);
+    for client in [&mut unsettled, &mut silent, &mut half, &mut later] {
+        client.rest();
+    }
+    assert_eq!(proxy.metric("evenkeel_connections_cut_total", &[("reason", "slow_head")]), 4.0);
+    resting.send(frame(HEADERS, END_STREAM | END_HEADERS, 3, &block(&BYSTANDER)));
+    assert_eq!(answer(&mut resting, 3).0, HEADERS);
+    assert_eq!(backend.count(), 3);
 }
 
 /// The host of a request is `:authority`; a `host` that agrees is allowed, one that does not is refused, and a `host` alone
