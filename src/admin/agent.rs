@@ -91,6 +91,7 @@ pub(super) async fn decide(State(admin): Admin, Body(body): Body<DecideBody>) ->
     let lease = pool.lease(pool.live(), &ask, &mut rng).map_err(|why| {
         let message = match why {
             Unavailable::NoneHealthy => "no backend is available",
+            Unavailable::Held(_) => "every backend asked for a pause (Retry-After)",
             Unavailable::Busy => "every backend is at its limit of requests in flight",
         };
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_backend", message)

@@ -8,7 +8,9 @@ use std::time::{Instant, SystemTime};
 
 use super::room::{ControlRoom, Snapshot};
 use super::views::{expiry, is_up, wanted_name};
-use crate::backend::{AttemptResult, Backend, CodeClass, HISTOGRAM_BUCKETS, HealthState, Histogram, Moment, Reason};
+use crate::backend::{
+    AttemptResult, Backend, CodeClass, HISTOGRAM_BUCKETS, HealthState, Histogram, Moment, Reason, SampleResult,
+};
 use crate::balance::{LearningStats, PerformanceStats, PickKind};
 use crate::clock;
 use crate::config::AdminState as Wanted;
@@ -98,6 +100,7 @@ fn backend_histogram(
 }
 
 fn gauges(out: &mut Exposition, pools: &[Walked], room: &dyn ControlRoom) {
+    let now = clock::now();
     let mut family = out.family(&families::IN_FLIGHT);
     for (pool, backend) in each(pools) {
         family.sample(&[pool, &backend.name], backend.in_flight());
@@ -116,6 +119,10 @@ fn gauges(out: &mut Exposition, pools: &[Walked], room: &dyn ControlRoom) {
     let mut family = out.family(&families::BACKEND_WEIGHT);
     for (pool, backend) in each(pools) {
         family.sample(&[pool, &backend.name], backend.configured_weight());
+    }
+    let mut family = out.family(&families::BACKEND_HELD);
+    for (pool, backend) in each(pools) {
+        family.sample(&[pool, &backend.name], backend.held_for(now).unwrap_or_default().as_secs_f64());
     }
     let mut family = out.family(&families::UPSTREAM_CONNECTIONS);
     for (pool, backend) in each(pools) {
@@ -196,11 +203,12 @@ fn resources(out: &mut Exposition, pools: &[Walked], now: Instant) {
     let mut family = out.family(&families::RESOURCE_SAMPLES);
     for (pool, backend, _) in &all {
         for (source, counts) in backend.sample_counts() {
-            for (result, count) in ["ok", "failed"].into_iter().zip(counts) {
-                // A source that nobody configured has no series.
-                if counts != [0, 0] {
-                    family.sample(&[pool, &backend.name, source.name(), result], count);
-                }
+            // A source that nobody configured has no series.
+            if counts == [0; SampleResult::ALL.len()] {
+                continue;
+            }
+            for (result, count) in SampleResult::ALL.into_iter().zip(counts) {
+                family.sample(&[pool, &backend.name, source.name(), result.name()], count);
             }
         }
     }

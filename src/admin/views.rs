@@ -174,6 +174,8 @@ pub(super) struct BackendView {
     /// It has left the pool and goes when nothing is in flight any more.
     leaving: bool,
     ejections: u64,
+    /// How long it still asked to be left alone (`Retry-After`); null: it takes requests.
+    held_s: Option<f64>,
     last_check: Option<CheckView>,
 }
 
@@ -183,7 +185,7 @@ struct ResourcesView {
     /// Shares in use, 0-1; null: nobody said so of late.
     cpu: Option<f64>,
     memory: Option<f64>,
-    /// Age of the last word on either.
+    /// Age of the last word on either; null while both are unknown.
     age_s: Option<f64>,
     /// Requests that the backend itself says it works on, and in its queue, of all clients.
     running: Option<f64>,
@@ -284,7 +286,7 @@ impl BackendView {
             resources: ResourcesView {
                 cpu: known(cpu),
                 memory: known(memory),
-                age_s: backend.resources().sampled.map(age),
+                age_s: backend.resources().sampled.filter(|_| !(cpu.is_nan() && memory.is_nan())).map(age),
                 running: signals.running,
                 waiting: signals.waiting,
             },
@@ -296,6 +298,7 @@ impl BackendView {
             drain: (state == "draining").then(|| DrainView { remaining_s: remaining.map(rounded) }),
             leaving,
             ejections: backend.stats.ejections.iter().map(|count| count.load(Relaxed)).sum(),
+            held_s: backend.held_for(now).map(|left| rounded(left.as_secs_f64())),
             last_check: backend.probes.last().map(|(report, at)| CheckView {
                 result: report.result.name(),
                 detail: report.detail,

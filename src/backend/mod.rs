@@ -30,7 +30,7 @@ pub use outcome::{Ending, Outcome};
 pub use probes::{ProbeReport, ProbeResult, Probes};
 pub use recent::Tally;
 pub use record::{Backend, BackendId, BackendSpec};
-pub use resources::{Resources, SampleSource, Signals};
+pub use resources::{Resources, SampleResult, SampleSource, Signals};
 pub use stats::{AttemptResult, CodeClass, Stats, StatsView};
 pub use streams::{Progress, Streams, StreamsView};
 pub use window::WINDOW;

@@ -340,6 +340,12 @@ impl Backend {
         until != 0 && self.nanos(now) < until
     }
 
+    /// How long a `Retry-After` still keeps traffic away; `None`: it does not.
+    pub fn held_for(&self, now: Instant) -> Option<Duration> {
+        let left = self.hot.held_until.load(Relaxed).saturating_sub(self.nanos(now));
+        (left != 0).then(|| Duration::from_nanos(left))
+    }
+
     /// Where to connect: the literal address, or the one in use of those its name resolved to; `None`: not resolved yet.
     pub fn endpoint(&self) -> Option<SocketAddr> {
         match self.address {

@@ -64,6 +64,37 @@ impl SampleSource {
     }
 }
 
+/// How an attempt to get a sample went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SampleResult {
+    /// It gave what was asked for.
+    Ok,
+    /// The source did not answer, or refused.
+    Failed,
+    /// The source answered, but knows nothing of this backend.
+    Empty,
+}
+
+impl SampleResult {
+    /// Every result, in the order of the counters.
+    pub const ALL: [Self; 3] = [Self::Ok, Self::Failed, Self::Empty];
+
+    /// The label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Empty => "empty",
+        }
+    }
+}
+
+impl From<bool> for SampleResult {
+    fn from(good: bool) -> Self {
+        if good { Self::Ok } else { Self::Failed }
+    }
+}
+
 /// The last samples, read by every pick of some strategies and hence without a lock. A reader that meets a writer may see
 /// the CPU of one sample with the memory of the next: both are true.
 #[derive(Debug)]
@@ -82,8 +113,8 @@ pub(super) struct Samples {
     /// f64 bits of [`Signals`], and when.
     signals: [AtomicU64; 4],
     signals_at: AtomicU64,
-    /// By source: good samples, and failures to get one.
-    counts: [[AtomicU64; 2]; SampleSource::ALL.len()],
+    /// Attempts to get one, by source and result.
+    counts: [[AtomicU64; SampleResult::ALL.len()]; SampleSource::ALL.len()],
 }
 
 impl Default for Samples {
@@ -186,13 +217,13 @@ impl Backend {
     }
 
     /// Counts an attempt of `source` to learn something.
-    pub fn count_sample(&self, source: SampleSource, good: bool) {
-        self.samples.counts[source as usize][usize::from(!good)].fetch_add(1, Relaxed);
+    pub fn count_sample(&self, source: SampleSource, result: impl Into<SampleResult>) {
+        self.samples.counts[source as usize][result.into() as usize].fetch_add(1, Relaxed);
     }
 
-    /// By source: samples taken, and failures to get one.
-    pub fn sample_counts(&self) -> impl Iterator<Item = (SampleSource, [u64; 2])> {
-        let counts = self.samples.counts.iter().map(|pair| [pair[0].load(Relaxed), pair[1].load(Relaxed)]);
+    /// By source: attempts, in the order of [`SampleResult::ALL`].
+    pub fn sample_counts(&self) -> impl Iterator<Item = (SampleSource, [u64; SampleResult::ALL.len()])> {
+        let counts = self.samples.counts.iter().map(|of| of.each_ref().map(|count| count.load(Relaxed)));
         SampleSource::ALL.into_iter().zip(counts)
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct BackendView {
     pub(super) p50_ms: Option<f64>,
     pub(super) p99_ms: Option<f64>,
     pub(super) weight: Option<f64>,
+    /// How long it asked to be left alone.
+    pub(super) held_s: Option<f64>,
 }
 
 /// The pools in an answer of `GET /api/v1/pools`.
@@ -182,6 +184,9 @@ pub(super) fn milliseconds(ms: Option<f64>) -> String {
 pub(super) fn condition(backend: &BackendView) -> Cell {
     match backend.state.as_str() {
         "ready" | "" => match backend.health.as_str() {
+            "up" if backend.held_s.is_some() => {
+                Cell::new(format!("held {:.0} s", backend.held_s.unwrap_or_default().ceil())).tone(Tone::Warn)
+            }
             "up" => Cell::new("up").tone(Tone::Good),
             "warming" => Cell::new("warming").tone(Tone::Warn),
             "" | "unknown" => Cell::new("unknown").tone(Tone::Dim),

@@ -50,6 +50,9 @@ pub enum Unavailable {
     NoneHealthy,
     /// All are at their limit, or others wait already.
     Busy,
+    /// Each that is not at its limit asked to be left alone (`Retry-After`), and the pool rejects then: the first of them
+    /// is back after so long.
+    Held(Duration),
 }
 
 /// One attempt at one backend.
@@ -104,7 +107,13 @@ impl Pool {
         }
         // A backend may fill up between the check and the entry when another worker takes its last slot: look again.
         for _ in 0..=set.ready.len() {
-            let subset = if self.is_plain(set, ask) { None } else { Some(self.eligible(set, ask)) };
+            let subset = if self.is_plain(set, ask) {
+                None
+            } else if let Some(left) = shortest_hold(&live, ask.now) {
+                return Err(Unavailable::Held(left));
+            } else {
+                Some(self.eligible(set, ask))
+            };
             let (candidates, generation) = match &subset {
                 None => (&*set.ready, set.generation),
                 Some(subset) => (subset.as_slice(), 0),
@@ -113,6 +122,10 @@ impl Pool {
             let Some(pick) = self.timed_pick(&live, &mut cx) else { return Err(Unavailable::Busy) };
             let Some(chosen) = candidates.get(pick.index) else { return Err(Unavailable::Busy) };
             if let Some(in_flight) = InFlight::enter(chosen) {
+                // Whoever is free asked for a pause: picked all the same, as where none is healthy, and counted as there.
+                if subset.is_some() && !set.fail_open && chosen.is_held(ask.now) {
+                    self.stats.fail_open.fetch_add(1, Relaxed);
+                }
                 let ticket = Some(pick.ticket);
                 return Ok(self.leased(Arc::clone(&live), in_flight, pick, ticket, candidates, ask));
             }
@@ -326,6 +339,15 @@ impl Lease {
         self.pool.queue.released();
         lesson
     }
+}
+
+/// Where a pool rejects and each backend that is not at its limit asked for a pause: how long the shortest still lasts.
+fn shortest_hold(live: &Live, now: Instant) -> Option<Duration> {
+    if live.plan.when_unhealthy != WhenUnhealthy::Reject {
+        return None;
+    }
+    let free = live.set.ready.iter().filter(|backend| !backend.is_full());
+    free.map(|backend| backend.held_for(now)).min().flatten()
 }
 
 /// Tells the strategy; `ask`: what it learned is wanted back.

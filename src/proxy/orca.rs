@@ -126,7 +126,8 @@ impl Report {
     }
 
     fn note(&mut self, key: &str, value: f64) {
-        let share = (0.0..=1.0).contains(&value).then_some(value);
+        // A utilization above 1 is a machine beyond its capacity (the ORCA proto says that it may be): as full as can be.
+        let share = (value.is_finite() && value >= 0.0).then_some(value.min(1.0));
         match key {
             "cpu_utilization" | "cpu" => self.cpu = share,
             "mem_utilization" | "memory" => self.memory = share,
@@ -258,7 +259,8 @@ mod tests {
                 "TEXT named_metrics.kv_cache_usage_perc=0.4, named_metrics.num_requests_waiting=7",
                 Some([None, Some(0.4), Some(7.0)]),
             ),
-            ("TEXT application_utilization=0.6, mem_utilization=1.5", Some([Some(0.6), None, None])),
+            ("TEXT application_utilization=0.6, mem_utilization=1.5", Some([Some(0.6), Some(1.0), None])),
+            ("TEXT cpu_utilization=2.5, mem_utilization=inf", Some([Some(1.0), None, None])),
             (
                 r#"JSON {"cpu_utilization":0.3,"named_metrics":{"kv_cache_usage_perc":0.5,"num_requests_waiting":2}}"#,
                 Some([Some(0.3), Some(0.5), Some(2.0)]),

@@ -217,6 +217,7 @@ impl Proxy {
         match pool.lease(Arc::clone(&live), &ask, &mut self.rng.borrow_mut()) {
             Ok(lease) => return Ok(lease),
             Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
+            Err(Unavailable::Held(left)) => return Err(Refusal::NoBackend(whole_seconds(left))),
             Err(Unavailable::Busy) => {}
         }
         let plan = pool.plan();
@@ -247,6 +248,7 @@ impl Proxy {
                     return Ok(lease);
                 }
                 Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
+                Err(Unavailable::Held(left)) => return Err(Refusal::NoBackend(whole_seconds(left))),
                 // What became free may be where this request has failed: those behind it must not wait for it.
                 Err(Unavailable::Busy) if !tried.is_empty() => waiting.pass_on(),
                 Err(Unavailable::Busy) => {}
@@ -262,6 +264,11 @@ impl Proxy {
         *ask = Ask { queued: true, repeats: true, now: clock::now(), ..*ask };
         pool.lease(pool.live(), ask, &mut self.rng.borrow_mut()).ok()
     }
+}
+
+/// A pause as `Retry-After` says it: never shorter than it is.
+fn whole_seconds(pause: Duration) -> u64 {
+    pause.as_secs() + u64::from(pause.subsec_nanos() != 0)
 }
 
 /// Whether the head may pass.

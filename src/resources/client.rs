@@ -26,8 +26,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// `GET target` at `address`. A kept connection that turns out to be closed is replaced once. Dropping the future
-    /// (a timeout) closes the connection.
+    /// The body of an answer of 200 to `GET target` at `address`; every other is an error. As [`answer`](Self::answer).
     pub(super) async fn get(
         &mut self,
         address: SocketAddr,
@@ -35,6 +34,21 @@ impl Client {
         target: &str,
         secure: Option<&Connector>,
     ) -> Result<Bytes, String> {
+        match self.answer(address, host, target, secure).await? {
+            (StatusCode::OK, body) => Ok(body),
+            (status, _) => Err(format!("status {}", status.as_u16())),
+        }
+    }
+
+    /// `GET target` at `address`: status and body. A kept connection that turns out to be closed is replaced once.
+    /// Dropping the future (a timeout) closes the connection.
+    pub(super) async fn answer(
+        &mut self,
+        address: SocketAddr,
+        host: &str,
+        target: &str,
+        secure: Option<&Connector>,
+    ) -> Result<(StatusCode, Bytes), String> {
         if let Some((_, mut sender)) =
             self.open.take().filter(|(known, sender)| *known == address && !sender.is_closed())
             && let Ok(answer) = ask(&mut sender, host, target).await
@@ -66,12 +80,9 @@ struct Answer {
 }
 
 impl Answer {
-    fn done(self) -> Result<Bytes, String> {
-        match self.body {
-            None => Err(format!("the answer has more than {MOST_BYTES} bytes")),
-            Some(body) if self.status == StatusCode::OK => Ok(body),
-            Some(_) => Err(format!("status {}", self.status.as_u16())),
-        }
+    fn done(self) -> Result<(StatusCode, Bytes), String> {
+        let body = self.body.ok_or_else(|| format!("the answer has more than {MOST_BYTES} bytes"))?;
+        Ok((self.status, body))
     }
 }
 

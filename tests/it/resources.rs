@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use evenkeel::config::{Engine, PrometheusPlan, ResourcesPlan, ScrapePlan, StrategyKind, StrategyPlan};
+use evenkeel::config::{Engine, PrometheusPlan, ResourcesPlan, ScrapePlan, StrategyKind, StrategyPlan, WhenUnhealthy};
 use evenkeel::mock::{Mock, MockProfile};
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ fn scrape_header_and_push_make_one_record_and_silence_makes_it_unknown() {
         let view = shown(&proxy, "b0");
         view["cpu"].is_null() && view["memory"].is_null() && view["running"].is_null()
     });
-    assert!(shown(&proxy, "b0")["age_s"].as_f64().unwrap() >= 1.0);
+    assert!(shown(&proxy, "b0")["age_s"].is_null(), "nothing has no age");
     let metrics = proxy.metrics();
     assert!(!metrics.has("evenkeel_resource_use_ratio", &["backend"]), "unknown is no zero");
     let failed = [("source", "scrape"), ("result", "failed")];
@@ -227,4 +227,92 @@ fn retry_after_keeps_traffic_away_in_every_strategy() {
             assert_eq!(proxy.get("/").text(), other, "{kind:?}");
         }
     }
+}
+
+/// When everybody asked for a pause there is nobody to turn to: `reject` says so and when to come again, `fail_open` asks them
+/// all the same and counts it. The API and the metrics show who is left alone.
+#[test]
+fn when_all_ask_for_a_pause_the_pool_rejects_or_counts() {
+    let busy = || {
+        TestBackend::new(|turn| {
+            turn.send("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n");
+        })
+    };
+    let (one, two) = (busy(), busy());
+    for when in [WhenUnhealthy::Reject, WhenUnhealthy::FailOpen] {
+        let asked = one.count() + two.count();
+        let proxy = Setup::new(&[&one, &two]).pool(|pool| pool.when_unhealthy = when).start();
+        assert_eq!([proxy.get("/").status(), proxy.get("/").status()], [429, 429]);
+        until("both are held", || proxy.metric("evenkeel_backend_held_seconds", &[]) > 200.0);
+        let view: Value = serde_json::from_str(&proxy.admin("/api/v1/pools/ai/backends/b1").text()).unwrap();
+        assert!((100.0..=120.0).contains(&view["held_s"].as_f64().unwrap()), "{view}");
+        let answer = proxy.get("/");
+        let counted = proxy.metric("evenkeel_fail_open_picks_total", &[]);
+        if when == WhenUnhealthy::Reject {
+            let wait: u64 = answer.field("retry-after").unwrap().parse().unwrap();
+            assert!(answer.status() == 503 && answer.text().contains("no_backend"), "{answer:?}");
+            assert!((100..=120).contains(&wait), "the time that is left: {wait}");
+            assert_eq!((one.count() + two.count() - asked, counted), (2, 0.0));
+        } else {
+            assert_eq!((answer.status(), one.count() + two.count() - asked, counted), (429, 3, 1.0));
+        }
+    }
+}
+
+/// One backend's query that is refused blinds nobody else, a server that is gone counts against everybody; each different
+/// complaint is told once, in the server's own words; what matches nothing, and what is no fraction, is told too.
+#[test]
+fn a_faulty_query_is_told_and_costs_only_its_own_backend() {
+    let saying =
+        |result: &str| format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{result}]}}}}"#);
+    let prometheus = TestBackend::new(move |turn| {
+        let target = turn.request.target().to_owned();
+        let refused = |text: &str| format!(r#"{{"status":"error","errorType":"bad_data","error":"{text}"}}"#);
+        let series = |value: &str| saying(&format!(r#"{{"metric":{{}},"value":[1,"{value}"]}}"#));
+        let is = |what: &str| target.contains(what);
+        match () {
+            () if is("mem") && is("b1") => turn.answer(400, &refused("no such label")),
+            () if is("mem") && is("b2") => turn.answer(422, &refused("too many samples")),
+            () if is("mem") && is("b3") => turn.answer(200, &saying("")),
+            () if is("mem") => turn.answer(200, &series("55")),
+            () => turn.answer(200, &series("0.25")),
+        }
+    });
+    let backends: Vec<_> = (0..5).map(|_| TestBackend::saying("ok")).collect();
+    let mut config = Config::new(&backends.iter().collect::<Vec<_>>());
+    for (number, backend) in config.backends.iter_mut().enumerate() {
+        backend.0 = format!("b{number}");
+    }
+    let text = |address: SocketAddr| {
+        let table = format!(
+            "\n[pools.ai.resources.prometheus]\nurl = \"http://{address}\"\ncpu = \"cpu{{name}}\"\nmemory = \"mem{{name}}\"\ninterval = \"100ms\"\n"
+        );
+        config.text() + &table
+    };
+    let binary = Binary::run(&text(prometheus.address()));
+    let samples = |backend: &str, result: &str| {
+        let labels = [("backend", backend), ("source", "prometheus"), ("result", result)];
+        binary.metric("evenkeel_resource_samples_total", &labels)
+    };
+    until("several rounds", || samples("b4", "ok") >= 3.0);
+    assert!(samples("b1", "failed") >= 3.0 && samples("b2", "failed") >= 3.0, "the last is asked in each round");
+    assert!(samples("b3", "empty") >= 3.0 && samples("b3", "ok") == 0.0);
+    let shown = |name: &str| {
+        let view = binary.admin().get(&format!("/api/v1/pools/ai/backends/{name}")).text();
+        let view: Value = serde_json::from_str(&view).unwrap();
+        (view["resources"]["cpu"].as_f64(), view["resources"]["memory"].as_f64())
+    };
+    assert_eq!(shown("b1"), (Some(0.25), None), "what the other query says counts");
+    assert_eq!(shown("b4"), (Some(0.25), Some(1.0)));
+    let log = binary.log();
+    for complaint in ["no such label", "too many samples", "no series that the query matches", "55"] {
+        assert_eq!(log.matches(complaint).count(), 1, "{complaint}:\n{log}");
+    }
+
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(binary.reload(&text(nobody)));
+    let before = samples("b4", "failed");
+    until("all are counted", || samples("b4", "failed") > before && samples("b0", "failed") > 0.0);
+    until("that is told", || binary.log().contains("cannot be asked"));
+    binary.end();
 }

@@ -248,6 +248,9 @@ fn sticky(walk: &Walk<'_>, path: &str, plan: &Plan, pool: &PoolPlan) {
     }
 }
 
+/// What stands for the backend in a query.
+const PLACES: [&str; 4] = ["{instance}", "{address}", "{host}", "{name}"];
+
 fn resources(walk: &Walk<'_>, path: &str, pool: &PoolPlan) {
     let Some(resources) = &pool.resources else { return };
     let at = |key: &str| format!("{path}.resources{key}");
@@ -266,8 +269,9 @@ fn resources(walk: &Walk<'_>, path: &str, pool: &PoolPlan) {
     }
     if let Some(source) = &resources.prometheus {
         for (key, query) in [(".prometheus.cpu", &source.cpu), (".prometheus.memory", &source.memory)] {
-            if query.as_ref().is_some_and(|query| !query.contains("{instance}")) {
-                let what = "asks the same for every backend: {instance} is not in it";
+            let tells_apart = |query: &String| PLACES.iter().any(|place| query.contains(place));
+            if query.as_ref().is_some_and(|query| !tells_apart(query)) {
+                let what = "asks the same for every backend: none of {instance}, {address}, {host} and {name} is in it";
                 walk.warn(&[&at(key)], (what, "write {instance} where the backend's address belongs"));
             }
         }

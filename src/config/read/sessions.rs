@@ -116,6 +116,11 @@ fn server_url(text: &str) -> Result<String, Finding> {
             (message, "let it be asked without, for instance through a proxy on this host that adds them").into()
         );
     }
-    let sound = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty());
+    if uri.scheme_str() == Some("https") {
+        return Err(
+            ("Prometheus is asked over http:// only in this version", "its plain address, or a local proxy").into()
+        );
+    }
+    let sound = uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty());
     if sound && uri.query().is_none() { Ok(text.trim_end_matches('/').to_owned()) } else { Err(refused()) }
 }

@@ -185,7 +185,7 @@ const CASES: &[Case] = &[
     (
         pool,
         "[pools.ai.resources]\nprometheus = { url = \"http://p:9090\", cpu = \"up\" }",
-        "7:45: pools.ai.resources.prometheus.cpu: asks the same for every backend: {instance} is not in it",
+        "7:45: pools.ai.resources.prometheus.cpu: asks the same for every backend: none of {instance}, {address}, {host} and {name} is in it",
     ),
     (
         pool,

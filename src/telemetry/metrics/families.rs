@@ -91,6 +91,8 @@ families! {
         "One series a state; 1 for the present one.";
     BACKEND_WEIGHT = Gauge "evenkeel_backend_weight" ["pool", "backend"]
         "Configured weight of a backend.";
+    BACKEND_HELD = Gauge "evenkeel_backend_held_seconds" ["pool", "backend"]
+        "For how long a backend still asked to be left alone (Retry-After); 0: it does not.";
     CONNECTIONS = Gauge "evenkeel_connections" ["listener"]
         "Open client connections.";
     CONNECTIONS_CUT = Counter "evenkeel_connections_cut_total" ["reason"]
@@ -116,7 +118,7 @@ families! {
     NONE_HEALTHY = Gauge "evenkeel_pool_none_healthy" ["pool"]
         "1 while no backend of the pool is healthy: all are used, or none, as when_unhealthy says.";
     FAIL_OPEN = Counter "evenkeel_fail_open_picks_total" ["pool"]
-        "Picks made among all backends because none was healthy.";
+        "Picks made although no backend was healthy, or each free one had asked for a pause (Retry-After).";
     ACCESS_LOG_LOST = Counter "evenkeel_access_log_lost_lines_total" []
         "Access log lines that could not be written.";
     CONFIG_RELOADS = Counter "evenkeel_config_reloads_total" ["result"]
