@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
@@ -17,8 +17,9 @@ use super::api::find;
 use super::changes::audit;
 use super::decisions::{DecisionView, state_of};
 use super::desk::{Missing, PATIENCE};
-use super::extract::{Asked, Body, Caller};
-use super::openapi::{ChangeErrors, ErrorBody, ReadErrors};
+use super::extract::{Asked, Body, Caller, Path};
+use super::openapi::{ActionErrors, ChangeErrors, ErrorBody, ReadErrors};
+use super::views::pool_etag;
 use super::{AdminState, ApiError};
 use crate::backend::{Backend, Ending, stable_hash};
 use crate::balance::{PickContext, PickKind, Strategy, Table};
@@ -75,7 +76,7 @@ pub(super) struct DecideAnswer {
 /// For a balancer that forwards by itself. The request counts as in flight until its feedback, or for 60 s; then nobody is
 /// blamed.
 #[utoipa::path(post, path = "/decide", tag = "agent", request_body = DecideBody,
-    responses((status = 200, body = DecideAnswer), ChangeErrors, (status = 429, description = "Too many decisions wait for their feedback", body = ErrorBody)))]
+    responses((status = 200, body = DecideAnswer), ActionErrors, (status = 429, description = "Too many decisions wait for their feedback", body = ErrorBody)))]
 pub(super) async fn decide(State(admin): Admin, Body(body): Body<DecideBody>) -> Result<Json<DecideAnswer>, ApiError> {
     let pool = service(&admin, body.service.as_deref())?;
     if !admin.desk.has_room() {
@@ -210,7 +211,7 @@ struct RewardTerms {
 
 /// Tell how a decision's request went.
 #[utoipa::path(post, path = "/feedback", tag = "agent", request_body = FeedbackBody,
-    responses((status = 200, body = FeedbackAnswer), ChangeErrors, (status = 409, description = "It had its feedback", body = ErrorBody),
+    responses((status = 200, body = FeedbackAnswer), ActionErrors, (status = 409, description = "It had its feedback", body = ErrorBody),
         (status = 410, description = "It expired after 60 s", body = ErrorBody)))]
 pub(super) async fn feedback(
     State(admin): Admin,
@@ -366,6 +367,7 @@ pub(super) async fn import(
     Body(table): Body<Table>,
 ) -> Result<Json<AgentView>, ApiError> {
     let pool = find(&admin, &pool)?;
+    caller.demand(&pool_etag(&pool))?;
     let strategy = pool.strategy();
     let agent = strategy.agent().ok_or_else(|| no_agent(&pool))?;
     let taken = agent.import(&table, &pool.set().members, clock::now());

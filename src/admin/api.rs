@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -15,10 +15,10 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use super::error::{REQUEST_ID, request_id};
-use super::extract::{Caller, Text};
-use super::openapi::{self, ChangeErrors, ErrorBody, ReadErrors};
+use super::extract::{Caller, Path, Text};
+use super::openapi::{self, ActionErrors, ChangeErrors, ErrorBody, ReadErrors};
 use super::room::{Phase, Refused};
-use super::views::{BackendView, PoolView, StatusView, backend_etag, pool_etag};
+use super::views::{BackendView, PoolView, StatusView, backend_etag, config_etag, pool_etag};
 use super::{AdminState, ApiError, agent, auth, changes, dashboard, scrape};
 use crate::clock;
 use crate::pool::Pool;
@@ -118,18 +118,19 @@ async fn readyz(State(admin): State<Arc<AdminState>>) -> Result<Json<Health>, Ap
     Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message))
 }
 
-/// The state of the balancer.
+/// The state of the balancer. The `ETag` is for `If-Match` on a reload.
 #[utoipa::path(get, path = "/api/v1/status", tag = "state", responses((status = 200, body = StatusView), ReadErrors))]
-async fn status(State(admin): State<Arc<AdminState>>) -> Json<StatusView> {
-    Json(StatusView::new(admin.room.snapshot()))
+async fn status(State(admin): State<Arc<AdminState>>) -> Response {
+    let snapshot = admin.room.snapshot();
+    tagged(config_etag(&snapshot), StatusView::new(snapshot))
 }
 
-/// Every pool with its backends.
+/// Every pool with its backends. The `ETag` is for `If-Match` on a reload.
 #[utoipa::path(get, path = "/api/v1/pools", tag = "state", responses((status = 200, body = Vec<PoolView>), ReadErrors))]
-async fn pools(State(admin): State<Arc<AdminState>>) -> Json<Vec<PoolView>> {
-    let now = clock::now();
-    let pools = admin.room.snapshot().pools;
-    Json(pools.iter().map(|pool| PoolView::new(pool, &*admin.room, now)).collect())
+async fn pools(State(admin): State<Arc<AdminState>>) -> Response {
+    let (now, snapshot) = (clock::now(), admin.room.snapshot());
+    let views: Vec<_> = snapshot.pools.iter().map(|pool| PoolView::new(pool, &*admin.room, now)).collect();
+    tagged(config_etag(&snapshot), views)
 }
 
 /// One pool. The `ETag` is for `If-Match` on changes of the pool.
@@ -140,15 +141,12 @@ async fn one_pool(State(admin): State<Arc<AdminState>>, Path(pool): Path<String>
     Ok(tagged(pool_etag(&pool), PoolView::new(&pool, &*admin.room, clock::now())))
 }
 
-/// A pool's backends, those that are leaving it at the end.
+/// A pool's backends, those that are leaving it at the end. The `ETag` is for `If-Match` on changes of the pool.
 #[utoipa::path(get, path = "/api/v1/pools/{pool}/backends", tag = "state", params(("pool" = String, Path, description = "The pool's name")),
     responses((status = 200, body = Vec<BackendView>), ReadErrors))]
-async fn backends(
-    State(admin): State<Arc<AdminState>>,
-    Path(pool): Path<String>,
-) -> Result<Json<Vec<BackendView>>, ApiError> {
+async fn backends(State(admin): State<Arc<AdminState>>, Path(pool): Path<String>) -> Result<Response, ApiError> {
     let pool = find(&admin, &pool)?;
-    Ok(Json(BackendView::all(&pool, &*admin.room, clock::now())))
+    Ok(tagged(pool_etag(&pool), BackendView::all(&pool, &*admin.room, clock::now())))
 }
 
 /// One backend. The `ETag` is for `If-Match` on its changes.
@@ -172,6 +170,7 @@ async fn one_backend(
 #[utoipa::path(post, path = "/api/v1/reload", tag = "changes",
     responses((status = 200, description = "What changed", body = Object), ChangeErrors))]
 async fn reload(State(admin): State<Arc<AdminState>>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    caller.demand(&config_etag(&admin.room.snapshot()))?;
     let done = admin.room.reload().await.map_err(unusable)?;
     changes::audit(&caller, "reload", "", "", &done.diff.to_string());
     Ok(Json(done.diff))
@@ -182,7 +181,7 @@ async fn reload(State(admin): State<Arc<AdminState>>, caller: Caller) -> Result<
 /// Of the configuration file as it is now, or of the TOML text in the body in its place. The answer is that of a reload.
 #[utoipa::path(post, path = "/api/v1/reload/preview", tag = "state",
     request_body(content = Option<String>, content_type = "text/plain", description = "A configuration; empty: the file as it is now"),
-    responses((status = 200, description = "What would change", body = Object), ChangeErrors))]
+    responses((status = 200, description = "What would change", body = Object), ActionErrors))]
 async fn preview(State(admin): State<Arc<AdminState>>, Text(text): Text) -> Result<Json<Value>, ApiError> {
     let text = (!text.is_empty()).then_some(text);
     Ok(Json(admin.room.preview(text).await.map_err(unusable)?.diff))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::api::{find, tagged};
-use super::extract::{Asked, Body, Caller};
+use super::extract::{Asked, Body, Caller, Path};
 use super::openapi::{ChangeErrors, ErrorBody};
 use super::room::{Alteration, Change, ChangeError, Precondition};
 use super::views::{BackendView, CheckedView, backend_etag, expiry, pool_etag, wanted_name};
@@ -277,10 +277,12 @@ pub(super) struct ResourcesBody {
 pub(super) async fn resources(
     State(admin): Admin,
     Path((pool, name)): Place,
+    caller: Caller,
     Body(body): Body<ResourcesBody>,
 ) -> Result<Response, ApiError> {
     let found = find(&admin, &pool)?;
     let backend = found.backend(&name).ok_or_else(|| ApiError::not_found("backend", &name))?;
+    caller.demand(&backend_etag(&backend))?;
     for (key, value) in [("cpu", body.cpu), ("memory", body.memory)] {
         if value.is_some_and(|value| !(0.0..=1.0).contains(&value)) {
             return Err(ApiError::invalid(format!("`{key}` is a fraction from 0 to 1")));
@@ -303,8 +305,13 @@ pub(super) struct Checked {
 /// Probe every backend now.
 #[utoipa::path(post, path = "/api/v1/pools/{pool}/check", tag = "changes", params(("pool" = String, Path, description = "The pool's name")),
     responses((status = 200, body = Checked), ChangeErrors))]
-pub(super) async fn check(State(admin): Admin, Path(pool): Path<String>) -> Result<Json<Checked>, ApiError> {
+pub(super) async fn check(
+    State(admin): Admin,
+    Path(pool): Path<String>,
+    caller: Caller,
+) -> Result<Json<Checked>, ApiError> {
     let pool = find(&admin, &pool)?;
+    caller.demand(&pool_etag(&pool))?;
     let reports = admin.room.check(pool).await;
     let results = reports.iter().map(|(backend, report)| CheckedView::new(backend, report)).collect();
     Ok(Json(Checked { results }))
@@ -328,9 +335,7 @@ pub(super) async fn health(
     Body(HealthBody { enabled }): Body<HealthBody>,
 ) -> Result<Response, ApiError> {
     let pool = find(&admin, &pool)?;
-    if !caller.allows(&pool_etag(&pool)) {
-        return Err(refused(ChangeError::TagMismatch, &pool.name, ""));
-    }
+    caller.demand(&pool_etag(&pool))?;
     pool.pause_checks(!enabled);
     audit(&caller, if enabled { "resume_checks" } else { "pause_checks" }, &pool.name, "", "");
     Ok(tagged(pool_etag(&pool), HealthBody { enabled: !pool.checks_paused() }))
@@ -365,10 +370,7 @@ fn refused(error: ChangeError, pool: &str, backend: &str) -> ApiError {
             let message = format!("the pool has a backend {backend:?} already");
             ApiError::new(StatusCode::CONFLICT, "name_taken", message)
         }
-        ChangeError::TagMismatch => {
-            let message = "it was changed meanwhile: the entity tag of If-Match is not the present one";
-            ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
-        }
+        ChangeError::TagMismatch => ApiError::stale(),
         ChangeError::Invalid(message, errors) => ApiError::invalid(message).with("errors", Value::Array(errors)),
         ChangeError::Unavailable(why) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why),
     }

@@ -67,9 +67,13 @@ struct OutcomeView {
 impl DecisionView {
     pub(super) fn new(decided: &Decided, pool: &Pool, now: Instant) -> Self {
         let members = pool.set();
-        let leaving = pool.leaving();
+        let (leaving, departed) = (pool.leaving(), pool.departed());
         let find = |id: BackendId| members.members.iter().chain(&leaving).find(|backend| backend.id == id);
-        let name = |id| find(id).map_or_else(|| "gone".to_owned(), |backend| backend.name.to_string());
+        let name = |id| match (find(id), departed.get(&id)) {
+            (Some(backend), _) => backend.name.to_string(),
+            (None, Some(name)) => name.to_string(),
+            (None, None) => "gone".to_owned(),
+        };
         let candidate = |candidate: &Candidate| {
             let resources = find(candidate.id).map(|backend| backend.resources()).unwrap_or_default();
             CandidateView {

@@ -34,6 +34,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what} {name:?}"))
     }
 
+    /// 412
+    pub(super) fn stale() -> Self {
+        let message = "it was changed meanwhile: the entity tag of If-Match is not the present one";
+        Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
+    }
+
     /// Adds a member to the body.
     pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
         self.more.push((name, value));

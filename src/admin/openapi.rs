@@ -50,6 +50,9 @@ struct ErrorDetail {
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "only described")]
 pub(super) enum ReadErrors {
+    /// A name in the path is not UTF-8.
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
     /// The token is missing or wrong.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
@@ -58,11 +61,38 @@ pub(super) enum ReadErrors {
     NotFound(ErrorBody),
 }
 
+/// How something asked for that changes no setting may fail: as a change, but there is no condition to it.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "only described")]
+pub(super) enum ActionErrors {
+    /// The body is not JSON, or a name in the path not UTF-8.
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// The token is missing or wrong.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// Without a token: not from this machine's own hand.
+    #[response(status = 403)]
+    Forbidden(ErrorBody),
+    /// No such pool.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// It makes no sense; every fault is named.
+    #[response(status = 422)]
+    Invalid(ErrorBody),
+    /// No backend is available, or the balancer is stopping.
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}
+
 /// How a change may fail.
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "only described")]
 pub(super) enum ChangeErrors {
-    /// The body is not JSON.
+    /// The body is not JSON, or a name in the path not UTF-8.
     #[response(status = 400)]
     BadRequest(ErrorBody),
     /// The token is missing or wrong.

@@ -36,7 +36,7 @@ pub trait ControlRoom: fmt::Debug + Send + Sync + 'static {
     /// What a reload would change, without doing it: of the file as it is now, or of this text in its place.
     fn preview(&self, text: Option<String>) -> Reply<'_, Result<ReloadDone, Refused>> {
         let _ = text;
-        Box::pin(async { Err(Refused { message: "this balancer takes no changes".into(), errors: Vec::new() }) })
+        Box::pin(async { Err(Refused { message: "this balancer takes no changes".into(), ..Refused::default() }) })
     }
 
     /// Makes a change. When it has answered, the change is in force.
@@ -140,6 +140,8 @@ pub struct Refused {
     pub message: String,
     /// Every fault: for a configuration file as `evenkeel check --format json` shows them.
     pub errors: Vec<Value>,
+    /// The faults that stop it, a line each, for the log.
+    pub lines: Vec<String>,
 }
 
 /// A change of a running pool.

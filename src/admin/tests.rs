@@ -64,7 +64,11 @@ impl ControlRoom for Room {
     }
 
     fn reload(&self) -> Reply<'_, Result<ReloadDone, Refused>> {
-        let refused = || Refused { message: "the file is faulty".to_owned(), errors: vec![json!({ "line": 3 })] };
+        let refused = || Refused {
+            message: "the file is faulty".to_owned(),
+            errors: vec![json!({ "line": 3 })],
+            lines: Vec::new(),
+        };
         let answer =
             if self.refuses { Err(refused()) } else { Ok(ReloadDone { diff: json!({ "added": ["pools.p.b"] }) }) };
         Box::pin(async { answer })
@@ -321,6 +325,40 @@ async fn every_error_has_the_openai_shape() {
             assert_eq!(answer.json()["errors"], json!([{ "line": 3 }]));
         }
     }
+}
+
+/// Whatever the description says answers 412 does; the tag of the state, of a pool and of a backend hold where they are for.
+#[tokio::test]
+async fn every_change_heeds_its_condition() {
+    let router = router(admin_with(None, false).0);
+    for (tagged, line, body) in [
+        ("/api/v1/status", "POST /api/v1/reload", ""),
+        ("/api/v1/pools", "POST /api/v1/reload", ""),
+        ("/api/v1/pools/p/backends", "POST /api/v1/pools/p/check", ""),
+        ("/api/v1/pools/p", "PUT /api/v1/pools/p/health", r#"{"enabled":true}"#),
+        ("/api/v1/pools/p/backends/a", "PUT /api/v1/pools/p/backends/a/resources", r#"{"cpu":0.5}"#),
+    ] {
+        let tag = ask(&router, Request::get(tagged)).await.headers["etag"].to_str().unwrap().to_owned();
+        let (method, path) = line.split_once(' ').unwrap();
+        let send = |tag: &str| {
+            let request =
+                Request::builder().method(method).uri(path).header("host", "localhost").header("if-match", tag);
+            router.clone().oneshot(request.body(Body::from(body)).unwrap())
+        };
+        assert_eq!(send("\"0\"").await.unwrap().status(), StatusCode::PRECONDITION_FAILED, "{line}");
+        assert_eq!(send(&tag).await.unwrap().status(), StatusCode::OK, "{line}");
+        assert_eq!(send("*").await.unwrap().status(), StatusCode::OK, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_text_is_refused_in_our_shape() {
+    for path in ["/api/v1/pools/%ff", "/api/v1/pools/p/backends/%ff", "/api/v1/explain/%ff"] {
+        let answer = get(path).await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (StatusCode::BAD_REQUEST, &json!("bad_request")));
+    }
+    let described = get("/openapi.json").await.json();
+    assert!(described["paths"]["/api/v1/pools/{pool}"]["get"]["responses"]["400"].is_object());
 }
 
 #[tokio::test]

@@ -365,6 +365,19 @@ pub(super) fn pool_etag(pool: &Pool) -> String {
     format!("\"{:016x}\"", hasher.finish())
 }
 
+/// The entity tag of everything: the file in force, and what was changed since.
+pub(super) fn config_etag(snapshot: &Snapshot) -> String {
+    let mut hasher = DefaultHasher::new();
+    snapshot.config_generation.hash(&mut hasher);
+    for pool in &snapshot.pools {
+        pool_etag(pool).hash(&mut hasher);
+    }
+    for change in &snapshot.overrides {
+        change.to_string().hash(&mut hasher);
+    }
+    format!("\"{:016x}\"", hasher.finish())
+}
+
 fn hash_backend(backend: &Backend, hasher: &mut DefaultHasher) {
     backend.id.hash(hasher);
     backend.configured_weight().hash(hasher);

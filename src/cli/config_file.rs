@@ -46,43 +46,18 @@ pub(super) struct Examined {
 
 /// Reads a file and looks whether the world is as it says: files, secrets, host names.
 pub(super) fn examine(path: &Path) -> Examined {
-    let loaded = match Loaded::in_part(path) {
-        Ok(loaded) => loaded,
+    let draft = match Loaded::in_part(path) {
+        Ok(draft) => draft,
         Err(errors) => return Examined { plan: None, findings: ConfigErrors::into_vec(errors) },
     };
-    let mut findings = loaded.warnings.clone();
-    if findings.iter().any(|finding| finding.severity == Severity::Error) {
-        findings.extend(beside_faults(&loaded));
-        findings.sort_by_key(|finding| (finding.line, finding.column));
-        return Examined { plan: None, findings };
-    }
-    findings.extend(loaded.preflight());
-    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-    let before: Vec<String> = errors.map(|finding| finding.key.clone()).collect();
-    for fault in tls::examine(&loaded.plan) {
-        // A file that is not there at all has been told of.
-        if !before.contains(&fault.key) {
-            findings.push(loaded.finding(&fault.key, fault.message, fault.hint, fault.severity));
-        }
-    }
-    findings.extend(loaded.preflight_names());
+    let of_tls =
+        tls::examine(&draft.plan).into_iter().map(|fault| (fault.key, fault.message, fault.hint, fault.severity));
+    let mut findings = draft.survey(of_tls);
+    let names: Vec<_> = draft.preflight_names().into_iter().filter(|name| draft.is_news(name, &findings)).collect();
+    findings.extend(names);
     findings.sort_by_key(|finding| (finding.line, finding.column));
     let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
-    Examined { plan: usable.then_some(loaded.plan), findings }
-}
-
-/// What is wrong with certificates, although the file has other faults: of lists that were read to their end.
-fn beside_faults(loaded: &Loaded) -> Vec<ConfigError> {
-    let errors = || loaded.warnings.iter().filter(|finding| finding.severity == Severity::Error);
-    // Entries behind a faulty one have moved up; and what is told at a key already is not told again.
-    let is_whole = |key: &str| {
-        let list = ["certificates[", "backends["].iter().find_map(|list| key.find(list)).unwrap_or(key.len());
-        let list = key.get(..list).unwrap_or(key);
-        !errors().any(|error| error.key.starts_with(list))
-    };
-    let of_certificates = |key: &str| key.contains(".tls.") && is_whole(key);
-    let found = tls::examine(&loaded.plan).into_iter().filter(|fault| of_certificates(&fault.key));
-    found.map(|fault| loaded.finding(&fault.key, fault.message, fault.hint, fault.severity)).collect()
+    Examined { plan: usable.then_some(draft.plan), findings }
 }
 
 /// The plan of a file, with its warnings said on stderr.

@@ -62,6 +62,16 @@ impl fmt::Display for ConfigError {
     }
 }
 
+impl ConfigError {
+    /// Place, key, what is wrong and what to do about it, as one line of a log.
+    pub fn in_one_line(&self) -> String {
+        let Self { file, line, column, key, message, hint, .. } = self;
+        let place = if *line > 0 { format!("{file}:{line}:{column}: ") } else { String::new() };
+        let hint = if hint.is_empty() { String::new() } else { format!(" (hint: {hint})") };
+        format!("{place}{key}: {message}{hint}")
+    }
+}
+
 impl std::error::Error for ConfigError {}
 
 /// Everything found in a configuration that cannot be used: at least one error, and the warnings too, in the order of the

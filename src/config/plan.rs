@@ -563,6 +563,15 @@ impl HealthPlan {
     }
 }
 
+impl PoolPlan {
+    /// How long a backend may be silent while requests wait for it before it is ejected; zero: for ever, which is so
+    /// where health (`kind = "none"`) or ejection (`consecutive_failures = 0`) is off.
+    pub fn patience(&self) -> Duration {
+        let is_on = self.health.kind != ProbeKind::None && self.outlier.consecutive_failures != 0;
+        if is_on { self.health.patience() } else { Duration::ZERO }
+    }
+}
+
 /// Kinds of active probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeKind {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::ToSocketAddrs as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -19,6 +19,9 @@ use super::words::join;
 
 /// Looking up all host names may take this long in all; a resolver's own limit is longer.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
+
+/// The least length of a secret, bytes: 128 bits, if they are random.
+const LEAST_SECRET: usize = 16;
 
 /// Host names that are looked up at once, and at most.
 const MOST_NAMES: usize = 256;
@@ -48,6 +51,36 @@ impl Loaded {
     /// A warning for each backend whose host name cannot be looked up now. Blocks for up to five seconds.
     pub fn preflight_names(&self) -> Vec<ConfigError> {
         self.placed(unresolvable(&self.plan))
+    }
+
+    /// Everything there is to say: what the text is at fault, then its files and secrets, then `more` that others found
+    /// (key, what, hint, severity), in the order of the file. What the reader could not make out is not judged by what it
+    /// put there instead, and no key is told of twice.
+    pub fn survey<'a>(&self, more: impl IntoIterator<Item = (String, String, &'a str, Severity)>) -> Vec<ConfigError> {
+        let mut all = self.warnings.clone();
+        let checks = self.preflight();
+        let more = more.into_iter().map(|(key, message, hint, severity)| self.finding(&key, message, hint, severity));
+        for later in [checks, more.collect()] {
+            let news: Vec<_> = later.into_iter().filter(|finding| self.is_news(finding, &all)).collect();
+            all.extend(news);
+        }
+        all.sort_by_key(|finding| (finding.line, finding.column));
+        all
+    }
+
+    /// Whether a finding about the world adds something to those before it.
+    pub fn is_news(&self, finding: &ConfigError, before: &[ConfigError]) -> bool {
+        let errors = || before.iter().filter(|told| told.severity == Severity::Error);
+        if self.is_sound() {
+            return !errors().any(|told| told.key == finding.key);
+        }
+        // Entries behind a faulty one have moved up: which is which cannot be told any more.
+        let of_text = || self.warnings.iter().filter(|told| told.severity == Severity::Error);
+        let list = ["certificates[", "backends["].iter().find_map(|list| Some(finding.key.find(list)? + list.len()));
+        let list = list.and_then(|end| finding.key.get(..end)).unwrap_or(&finding.key);
+        self.places.written(&finding.key)
+            && !errors().any(|told| told.key == finding.key)
+            && !of_text().any(|told| told.key.starts_with(list))
     }
 
     /// A finding at the place where the key of this path stands.
@@ -84,6 +117,9 @@ fn files_and_secrets(plan: &Plan) -> Vec<Check> {
     }
     if let Some(admin) = &plan.admin {
         check_secret(admin.token.as_ref(), "admin.token_file".to_owned(), &mut checks);
+        // Only a warning: a short one protects nothing well, but it may be all that is wanted on a test machine.
+        let hint = "a long one: head -c 32 /dev/urandom | base64";
+        check_length(admin.token.as_ref(), "admin.token_file", hint, Severity::Warning, &mut checks);
     }
     for pool in &plan.pools {
         check_pool(pool, &join("pools", &pool.name), &mut checks);
@@ -102,7 +138,12 @@ fn check_pool(pool: &PoolPlan, path: &str, checks: &mut Vec<Check>) {
         }
     }
     if let Some(sticky) = &pool.sticky {
-        check_secret(sticky.secret.as_ref(), format!("{path}.sticky.secret_file"), checks);
+        let key = format!("{path}.sticky.secret_file");
+        check_secret(sticky.secret.as_ref(), key.clone(), checks);
+        if sticky.mode == StickyMode::Cookie {
+            let hint = "such as: head -c 32 /dev/urandom | base64";
+            check_length(sticky.secret.as_ref(), &key, hint, Severity::Error, checks);
+        }
     }
 }
 
@@ -126,6 +167,14 @@ fn check_secret(secret: Option<&Secret>, key: String, checks: &mut Vec<Check>) {
     {
         let what = (format!("{} can be read by every user of this machine", path.display()), "chmod 600");
         checks.push((key, what.into(), Severity::Warning));
+    }
+}
+
+fn check_length(secret: Option<&Secret>, key: &str, hint: &str, severity: Severity, checks: &mut Vec<Check>) {
+    let length = secret.and_then(|secret| secret.read().ok()).map_or(LEAST_SECRET, |secret| secret.len());
+    if length < LEAST_SECRET {
+        let what = format!("has {length} bytes, which can be guessed: {LEAST_SECRET} are the least");
+        checks.push((key.to_owned(), (what, hint).into(), severity));
     }
 }
 
@@ -194,7 +243,7 @@ fn unresolvable(plan: &Plan) -> Vec<Check> {
         let sender = sender.clone();
         // A look-up that hangs ends with the process; it holds nothing.
         let spawned = std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {
-            let found = (host.as_str(), port).to_socket_addrs().map(|mut addresses| addresses.next().is_some());
+            let found = (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
             let _ = sender.send(Some(((host, port), found)));
         });
         waiting += usize::from(spawned.is_ok());
@@ -207,13 +256,17 @@ fn unresolvable(plan: &Plan) -> Vec<Check> {
         return Vec::new();
     }
     let mut failed = Vec::new();
+    let mut known: BTreeMap<(String, u16), Vec<SocketAddr>> = BTreeMap::new();
     while waiting > 0 {
         let Ok(Some((name, found))) = answers.recv() else { break };
         waiting -= 1;
         let keys = keys_of.remove(&name).unwrap_or_default();
         let why = match found {
-            Ok(true) => continue,
-            Ok(false) => "it has no address".to_owned(),
+            Ok(addresses) if addresses.is_empty() => "it has no address".to_owned(),
+            Ok(addresses) => {
+                known.insert(name, addresses);
+                continue;
+            }
             Err(error) => error.to_string(),
         };
         failed.extend(keys.into_iter().map(|key| unresolved(key, &name.0, &why)));
@@ -224,8 +277,34 @@ fn unresolvable(plan: &Plan) -> Vec<Check> {
             keys.into_iter().map(move |key| unresolved(key, &host, "no answer within 5 s"))
         }));
     }
+    failed.extend(plan.pools.iter().flat_map(|pool| twice(pool, &known)));
     failed.sort_by(|a, b| a.0.cmp(&b.0));
     failed
+}
+
+/// Backends of one pool that are the same server under several names, or under its name and its address. The same text
+/// twice was told of before names were looked up.
+fn twice(pool: &PoolPlan, known: &BTreeMap<(String, u16), Vec<SocketAddr>>) -> Vec<Check> {
+    let mut first_at: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+    let mut checks = Vec::new();
+    for (index, backend) in pool.backends.iter().enumerate() {
+        let addresses = match &backend.address {
+            Address::Ip(address) => vec![*address],
+            Address::Name { host, port } => known.get(&(host.clone(), *port)).cloned().unwrap_or_default(),
+        };
+        let other = addresses.iter().find_map(|address| Some((address, *first_at.get(address)?)));
+        if let Some((address, first)) = other
+            && let Some(before) = pool.backends.get(first).filter(|before| before.address != backend.address)
+        {
+            let what = format!("{} is {address} now, the address of \"{}\" too", backend.address, before.name);
+            let key = format!("{}.backends[{index}].address", join("pools", &pool.name));
+            checks.push((key, (what, "one server counted twice gets twice its share").into(), Severity::Warning));
+        }
+        for address in addresses {
+            first_at.entry(address).or_insert(index);
+        }
+    }
+    checks
 }
 
 fn unresolved(key: String, host: &str, why: &str) -> Check {

@@ -103,7 +103,7 @@ impl Board {
 }
 
 fn stopping() -> Refused {
-    Refused { message: "the balancer is stopping".into(), errors: Vec::new() }
+    Refused { message: "the balancer is stopping".into(), ..Refused::default() }
 }
 
 impl ControlRoom for Board {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::admin::ChangeError;
-use crate::config::{AdminState, BackendPlan, Plan, PoolPlan, StrategyKind};
+use crate::config::{AdminState, BackendPlan, Plan, PoolPlan, StrategyKind, join_key};
 
 /// All overrides, by pool.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -187,15 +187,20 @@ impl Overrides {
     }
 }
 
+/// The path under which everything about a backend is told.
+fn backend_key(pool: &str, backend: &str) -> String {
+    join_key(&format!("{}.backends", join_key("pools", pool)), backend)
+}
+
 impl PoolOverrides {
     fn survive(&self, old: &PoolPlan, new: &PoolPlan, survival: &mut Survival) -> Self {
-        let at = format!("pools.{}.strategy", new.name);
+        let at = join_key(&join_key("pools", &new.name), "strategy");
         let strategy = self.strategy.filter(|_| survival.note(old.strategy.kind == new.strategy.kind, at));
         let mut kept = Self { strategy, backends: BTreeMap::new() };
         for (name, change) in &self.backends {
             let of = |plan: &PoolPlan| plan.backends.iter().find(|backend| backend.name == *name).cloned();
             let (old, new_backend) = (of(old), of(new));
-            let at = format!("pools.{}.backends.{name}", new.name);
+            let at = backend_key(&new.name, name);
             let stays = match change {
                 // Named by the file now, or differently than when it was replaced.
                 BackendOverride::Added(_) => {
@@ -208,11 +213,11 @@ impl PoolOverrides {
                     (Some(old), Some(new)) => changed.survive(old, new, &at, survival),
                     // One address of a name: the file never names it.
                     (None, None) => {
-                        survival.note(true, at);
+                        survival.kept.extend(changed.keys(&at).into_iter().map(|(key, _)| key));
                         *changed
                     }
                     _ => {
-                        survival.note(false, at);
+                        survival.dropped.extend(changed.keys(&at).into_iter().map(|(key, _)| key));
                         Changed::default()
                     }
                 })),
@@ -226,10 +231,10 @@ impl PoolOverrides {
     fn keys(&self, pool: &str) -> impl Iterator<Item = (String, Value)> {
         let mut keys = Vec::new();
         if let Some(kind) = self.strategy {
-            keys.push((format!("pools.{pool}.strategy"), json!(kind.name())));
+            keys.push((join_key(&join_key("pools", pool), "strategy"), json!(kind.name())));
         }
         for (name, change) in &self.backends {
-            let at = format!("pools.{pool}.backends.{name}");
+            let at = backend_key(pool, name);
             match change {
                 BackendOverride::Added(backend) => keys.push((at, json!(format!("added at {}", backend.address)))),
                 BackendOverride::Removed => keys.push((at, json!("removed"))),
@@ -410,14 +415,17 @@ mod tests {
             (file(Least, &[("a", 1), ("b", 2)]), "least_connections a:9:Drain c:3:Ready", &["pools.p.strategy"]),
             (file(RoundRobin, &[("a", 7), ("b", 2)]), "random a:7:Drain c:3:Ready", &["pools.p.backends.a.weight"]),
             (file(RoundRobin, &[("a", 1)]), "random a:9:Drain c:3:Ready", &["pools.p.backends.b"]),
-            (file(RoundRobin, &[("b", 2)]), "random c:3:Ready", &["pools.p.backends.a"]),
+            (
+                file(RoundRobin, &[("b", 2)]),
+                "random c:3:Ready",
+                &["pools.p.backends.a.weight", "pools.p.backends.a.state"],
+            ),
             (file(RoundRobin, &[("a", 1), ("b", 2), ("c", 8)]), "random a:9:Drain c:8:Ready", &["pools.p.backends.c"]),
         ] {
             let (kept, survival) = overrides.survive(&old, &new);
             assert_eq!(shown(&kept.effective((*new.pools[0]).clone())), in_force);
             assert_eq!(survival.dropped, dropped, "{in_force}");
-            let all = 5 - dropped.len() - usize::from(dropped == ["pools.p.backends.a"]);
-            assert_eq!(survival.kept.len(), all, "{survival:?}");
+            assert_eq!(survival.kept.len(), 5 - dropped.len(), "{survival:?}");
         }
     }
 

@@ -43,8 +43,12 @@ impl Control {
             }
             Err(refused) => {
                 self.metrics.reloads_refused.increment(1);
-                tracing::error!("configuration not reloaded, the present one stays in force: {}", refused.message);
-                refused.message.lines().map(str::to_owned).collect()
+                for fault in &refused.lines {
+                    tracing::error!("{fault}");
+                }
+                let faults = refused.lines.len();
+                tracing::error!(faults, "configuration not reloaded, the present one stays in force");
+                refused.lines.clone()
             }
         };
         self.metrics.last_reload_success.set(if applied { 1.0 } else { 0.0 });
@@ -108,19 +112,14 @@ impl Control {
 
     /// Everything that may fail.
     fn prepare(&self, source: &Path) -> Result<Prepared, Refused> {
-        let loaded = Loaded::from_file(source).map_err(|errors| faults(errors.all()))?;
-        let mut findings = loaded.preflight();
-        for fault in tls::examine(&loaded.plan) {
-            // A file that is not there at all has been told of.
-            if !findings.iter().any(|told| told.key == fault.key && told.severity == Severity::Error) {
-                findings.push(loaded.finding(&fault.key, fault.message, fault.hint, fault.severity));
-            }
-        }
+        let loaded = Loaded::in_part(source).map_err(|errors| faults(errors.all()))?;
+        let of_tls = tls::examine(&loaded.plan).into_iter().map(|it| (it.key, it.message, it.hint, it.severity));
+        let findings = loaded.survey(of_tls);
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
             return Err(faults(&findings));
         }
-        for warning in loaded.warnings.iter().chain(&findings) {
-            tracing::warn!("{warning}");
+        for warning in &findings {
+            tracing::warn!("{}", warning.in_one_line());
         }
         let plan = loaded.plan;
         let refused = |error: tls::TlsError| plain(&error.to_string());
@@ -250,12 +249,13 @@ fn shown(diff: &Diff, survival: Survival) -> ReloadDone {
 }
 
 fn plain(message: &str) -> Refused {
-    Refused { message: message.to_owned(), errors: Vec::new() }
+    Refused { message: message.to_owned(), errors: Vec::new(), lines: vec![message.to_owned()] }
 }
 
 /// All findings, for the log as text and for the API as JSON.
 fn faults(findings: &[ConfigError]) -> Refused {
     let errors = serde_json::from_str(&findings_as_json(findings)).unwrap_or_default();
     let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
-    Refused { message: text.join("\n"), errors }
+    let errors_alone = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    Refused { message: text.join("\n"), errors, lines: errors_alone.map(ConfigError::in_one_line).collect() }
 }

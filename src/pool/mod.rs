@@ -20,7 +20,7 @@ pub use queue::{Priority, QueueView, Waiting};
 pub use set::BackendSet;
 pub use sticky::{Pin, Session, Settled, Sticky};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, CodeClass, HealthChange, Histogram, ProbeReport, Progress};
+use crate::backend::{Backend, BackendId, CodeClass, HealthChange, Histogram, ProbeReport, Progress};
 use crate::balance::{self, Strategy};
 use crate::config::{PoolPlan, StrategyKind, StrategyPlan};
 use crate::tls::Clients;
@@ -194,9 +194,14 @@ struct Writer {
     parked: HashMap<StrategyKind, (StrategyPlan, Arc<dyn Strategy>)>,
     /// Backends that left the pool and still have requests in flight.
     leaving: Vec<Arc<Backend>>,
+    /// Names of backends that left, the last of them at the end: decisions are read back for longer than these stay.
+    departed: VecDeque<(BackendId, Arc<str>)>,
     /// Whether active checks are paused.
     checks_paused: bool,
 }
+
+/// Names of departed backends that are kept.
+const MOST_DEPARTED: usize = 1024;
 
 impl Pool {
     /// A pool as planned, with every backend in its first state of health.
@@ -207,6 +212,7 @@ impl Pool {
             next_slot: 0,
             parked: HashMap::new(),
             leaving: Vec::new(),
+            departed: VecDeque::new(),
             checks_paused: false,
         };
         let members = members::build(&plan, &[], &mut writer, now);
@@ -295,6 +301,11 @@ impl Pool {
         self.lock().leaving.clone()
     }
 
+    /// Names of backends that left, at most the last 1024.
+    pub fn departed(&self) -> HashMap<BackendId, Arc<str>> {
+        self.lock().departed.iter().cloned().collect()
+    }
+
     /// Members that are up.
     pub fn healthy(&self) -> usize {
         let set = self.set();
@@ -329,6 +340,9 @@ impl Pool {
             writer.switch_strategy(&live, &plan.strategy, fresh)
         };
         writer.leaving.extend(built.left.iter().cloned());
+        writer.departed.extend(built.left.iter().map(|backend| (backend.id, Arc::clone(&backend.name))));
+        let surplus = writer.departed.len().saturating_sub(MOST_DEPARTED);
+        writer.departed.drain(..surplus);
         let set = Arc::new(BackendSet::publish(writer.take_generation(), built.members, &plan));
         let sticky = affinity(&plan, live.sticky.as_ref());
         self.publish(Live { plan, set, strategy, sticky, trust });
@@ -351,7 +365,7 @@ impl Pool {
     /// second.
     pub fn tick(&self, now: Instant) {
         self.budget.roll(now);
-        let (set, patience) = (self.set(), self.plan().health.patience());
+        let (set, patience) = (self.set(), self.plan().patience());
         for backend in &set.members {
             let change = match backend.watch(patience, now) {
                 Progress::Stalled => backend.stalled(now, self.peers(backend).may_eject),

@@ -28,6 +28,8 @@ const PAYLOAD: usize = 1 + 8 + 8 + 8;
 const SIGNATURE: usize = 16;
 /// Length of a cookie's value, in hex digits.
 const VALUE: usize = 2 * (PAYLOAD + SIGNATURE);
+/// Cookies of our name that are looked at in one request: each costs a signature.
+const MOST_COOKIES: usize = 8;
 /// Shards of the table: workers rarely meet.
 const SHARDS: usize = 16;
 /// Sessions per shard, 64 Ki in all at some 100 bytes each; beyond, the longest unused of a few is forgotten.
@@ -146,6 +148,13 @@ impl Sticky {
                 && pin.issued <= now + 60
         };
         Session { sticky: Arc::clone(self), key, pin: pin.filter(alive) }
+    }
+
+    /// The first session that one of these cookie values stands for. Browsers send all they have of one name, such as one of
+    /// a parent domain that somebody else set.
+    pub fn session_among<'a>(self: &Arc<Self>, values: impl Iterator<Item = &'a [u8]>, now: u64) -> Session {
+        let mut sessions = values.take(MOST_COOKIES).map(|value| self.session(Some(value), now));
+        sessions.find(|session| session.pin.is_some()).unwrap_or_else(|| self.session(None, now))
     }
 
     fn shard(&self, key: u64) -> std::sync::MutexGuard<'_, Shard> {

@@ -16,7 +16,7 @@ pub(super) fn session(sticky: &Arc<Sticky>, headers: &HeaderMap, client: IpAddr)
     let plan = sticky.plan();
     let now = clock::wall_seconds();
     match plan.mode {
-        StickyMode::Cookie => sticky.session(cookie(headers, &plan.name), now),
+        StickyMode::Cookie => sticky.session_among(cookies(headers, &plan.name), now),
         StickyMode::Header => sticky.session(headers.get(plan.name.as_str()).map(HeaderValue::as_bytes), now),
         StickyMode::SourceIp => match client {
             IpAddr::V4(v4) => sticky.session(Some(&v4.octets()), now),
@@ -25,9 +25,9 @@ pub(super) fn session(sticky: &Arc<Sticky>, headers: &HeaderMap, client: IpAddr)
     }
 }
 
-/// The value of the cookie `name`.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    pairs(headers).find_map(|pair| value_of(pair, name))
+/// The values of the cookies called `name`.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pairs(headers).filter_map(move |pair| value_of(pair, name))
 }
 
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
@@ -65,17 +65,18 @@ pub(super) fn settle(settled: Settled, headers: &mut HeaderMap) -> access_log::S
     }
 }
 
-/// A response with somebody's cookie must not be served to others by a shared cache (RFC 9111 section 7.3).
+/// A response with somebody's cookie must not be served to others by a shared cache (RFC 9111 section 7.3). `private` with
+/// a list of fields restrains only those, so it does not do.
 fn make_private(headers: &mut HeaderMap) {
     let lines: Vec<HeaderValue> = headers.get_all(header::CACHE_CONTROL).iter().cloned().collect();
-    let directives = lines.iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
+    let directives = lines.iter().filter_map(|line| line.to_str().ok()).flat_map(directives);
     let mut kept: Vec<&str> = Vec::new();
-    for directive in directives.map(str::trim).filter(|directive| !directive.is_empty()) {
-        let name = directive.split('=').next().unwrap_or_default().trim();
-        if name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("private") {
+    for directive in directives {
+        if directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private") {
             return;
         }
-        if !name.eq_ignore_ascii_case("public") && !name.eq_ignore_ascii_case("s-maxage") {
+        let name = directive.split('=').next().unwrap_or_default().trim();
+        if !["public", "private", "s-maxage"].iter().any(|other| name.eq_ignore_ascii_case(other)) {
             kept.push(directive);
         }
     }
@@ -83,6 +84,21 @@ fn make_private(headers: &mut HeaderMap) {
     if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
         headers.insert(header::CACHE_CONTROL, value);
     }
+}
+
+/// The directives of a field line: parts between commas, of which those in quotes part nothing.
+fn directives(line: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let parts = line.split(move |c| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = quoted,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        c == ',' && !quoted
+    });
+    parts.map(str::trim).filter(|directive| !directive.is_empty())
 }
 
 #[cfg(test)]
@@ -97,7 +113,7 @@ mod tests {
     fn our_cookie_is_found_and_kept_from_backends() {
         let mut map = headers(&[("cookie", "a=1; evenkeel=x; evenkeels=y")]);
         map.append("cookie", HeaderValue::from_static("b=2;evenkeel=z"));
-        assert_eq!(cookie(&map, "evenkeel"), Some(&b"x"[..]));
+        assert_eq!(cookies(&map, "evenkeel").collect::<Vec<_>>(), [b"x", b"z"]);
         assert_eq!(cookies_without(&map, "evenkeel").unwrap(), b"a=1; evenkeels=y; b=2");
         assert_eq!(cookies_without(&headers(&[("cookie", "evenkeel=x")]), "evenkeel"), None);
     }
@@ -108,7 +124,9 @@ mod tests {
             (&[][..], "private"),
             (&[("cache-control", "public, max-age=60, s-maxage=5")][..], "private, max-age=60"),
             (&[("cache-control", "no-store")][..], "no-store"),
-            (&[("cache-control", "Private=\"x\", max-age=1")][..], "Private=\"x\", max-age=1"),
+            (&[("cache-control", "Private, max-age=1")][..], "Private, max-age=1"),
+            (&[("cache-control", "Private=\"x\", max-age=9")][..], "private, max-age=9"),
+            (&[("cache-control", "max-age=1, private=\"x, no-store, private\"")][..], "private, max-age=1"),
         ];
         for (fields, expected) in cases {
             let mut map = headers(fields);

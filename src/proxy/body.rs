@@ -19,8 +19,8 @@ use super::story::Story;
 use super::{Downstream, Refusal, Upload};
 use crate::backend::Ending;
 use crate::clock::{self, Deadline};
-use crate::upstream::Fault;
 use crate::upstream::http1::ResponseBody;
+use crate::upstream::{Fault, is_ending};
 
 /// How long the client may pause before pieces of a body that were not worth another look get one.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
@@ -406,14 +406,25 @@ where
         }
         story.meter = None;
         if let Some(mut lease) = story.lease.take() {
+            let is_cut = is_ending(&lease.backend().connections);
             if fault.is_timeout() {
                 lease.failed(Ending::TimedOut);
                 story.end = End::BackendTimeout;
             } else if !fault.blames_client() {
-                lease.failed(Ending::Reset);
+                // Cut by us at the deadline of its drain: that blames nobody.
+                if !is_cut {
+                    lease.failed(Ending::Reset);
+                }
                 story.end = End::BackendReset;
             }
-            if !fault.blames_client() {
+            if is_cut && !fault.blames_client() {
+                tracing::warn!(
+                    pool = %lease.pool().name,
+                    backend = %lease.backend().name,
+                    request_id = story.request_id.to_str().unwrap_or_default(),
+                    "response cut off by us: the backend's drain timeout is over"
+                );
+            } else if !fault.blames_client() {
                 tracing::warn!(
                     pool = %lease.pool().name,
                     backend = %lease.backend().name,

@@ -26,7 +26,7 @@ use crate::clock;
 use crate::config::Protocol;
 use crate::pool::{Ask, Lease, Live, Pool, Priority, RetryReason, Unavailable};
 use crate::upstream::http1::Asks;
-use crate::upstream::{Fault, UpstreamError};
+use crate::upstream::{Fault, UpstreamError, is_ending};
 
 /// Longest `Retry-After` that is believed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -383,6 +383,8 @@ fn blame(lease: &mut Lease, error: &UpstreamError) {
     match &error.fault {
         Fault::Connect(_) | Fault::Unresolved | Fault::OtherProtocol => lease.failed(Ending::ConnectFailed),
         Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => lease.failed(Ending::TimedOut),
+        // Cut by us at the deadline of its drain: that blames nobody.
+        Fault::Closed | Fault::Io(_) | Fault::StreamReset if is_ending(&lease.backend().connections) => {}
         Fault::Closed | Fault::Io(_) | Fault::StreamReset | Fault::Protocol(_) => lease.failed(Ending::Reset),
         Fault::ClientGone | Fault::ClientBody(_) | Fault::ClientBodyTimeout | Fault::ClientBodyTooLarge => {}
     }
@@ -393,7 +395,10 @@ fn tell(lease: &Lease, error: &UpstreamError, story: &Story) {
     if error.fault.blames_client() {
         return;
     }
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let mut cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    if is_ending(&lease.backend().connections) {
+        cause = "cut off by us: the backend's drain timeout is over".to_owned();
+    }
     tracing::warn!(
         pool = %lease.pool().name,
         backend = %lease.backend().name,

@@ -18,8 +18,8 @@ use super::access_log::End;
 use super::story::Story;
 use crate::clock::Deadline;
 use crate::pool::Lease;
-use crate::upstream::Stream;
 use crate::upstream::http1::Upgraded;
+use crate::upstream::{Stream, is_ending};
 
 /// Bytes in flight in each direction of a tunnel.
 const BUFFER: usize = 16 * 1024;
@@ -95,6 +95,8 @@ impl Tunnel {
         self.story.end = ended;
         self.lease.received(usize::try_from(down.moved).unwrap_or(usize::MAX));
         match ended {
+            // Cut by us at the deadline of its drain: that blames nobody.
+            End::BackendReset if is_ending(&self.lease.backend().connections) => {}
             End::BackendReset => self.lease.failed(crate::backend::Ending::Reset),
             End::ClientGone => {}
             _ => self.lease.completed(),

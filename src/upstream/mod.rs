@@ -16,5 +16,5 @@ pub use connect::{connect, connect_any};
 pub use error::{Fault, UpstreamError};
 pub use frames::{FrameWatch, Violation};
 pub use idle::IdleConnections;
-pub use open::{Counted, count_open, end_all, endings};
+pub use open::{Counted, count_open, end_all, endings, is_ending};
 pub use stream::Stream;

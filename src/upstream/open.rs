@@ -19,6 +19,11 @@ pub fn end_all(open: &AtomicU64) {
     ENDINGS.fetch_add(1, Relaxed);
 }
 
+/// Whether [`end_all`] was called: what breaks off there from now on is our doing.
+pub fn is_ending(open: &AtomicU64) -> bool {
+    open.load(Relaxed) & ENDING != 0
+}
+
 /// Changes with every [`end_all`].
 pub fn endings() -> u64 {
     ENDINGS.load(Relaxed)

@@ -69,6 +69,13 @@ fn at_the_deadline_a_removed_backend_is_cut_off() {
     client.body(&mut head);
     assert!(!head.whole, "a response that breaks ends broken");
     assert_eq!(proxy.in_flight(), 0.0);
+    // We cut it: the backend is blamed for nothing; and its name is known although it is gone.
+    let decisions = proxy.admin("/api/v1/explain?last=1").json();
+    assert_eq!(
+        (&decisions[0]["selected"], &decisions[0]["outcome"]["end"]),
+        (&"b0".into(), &"client_gone".into()),
+        "{decisions}"
+    );
     assert_eq!(proxy.get("/").status(), 503);
     gate.open();
 }

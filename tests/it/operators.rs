@@ -291,13 +291,13 @@ fn changes_are_told_and_secrets_are_not() {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    let (token, key) = (file("admin.token", "t0ps3cret\n"), file("sticky.key", "k33pquiet\n"));
+    let (token, key) = (file("admin.token", "t0ps3cret-t0ps3cret\n"), file("sticky.key", "k33pquiet-k33pquiet\n"));
     let config = Config::new(&[&backend]).text();
     let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
     let config = config.replace(admin, &format!("{admin}token_file = \"{token}\"\n"))
         + &format!("[pools.ai.sticky]\nmode = \"cookie\"\nsecret_file = \"{key}\"\n");
     let binary = Binary::run(&config);
-    let bearer = "Authorization: Bearer t0ps3cret\r\n";
+    let bearer = "Authorization: Bearer t0ps3cret-t0ps3cret\r\n";
     let mut said = String::new();
     let added = format!(r#"{{"name":"x","address":"{}"}}"#, backend.address());
     let changes = [
@@ -316,7 +316,7 @@ fn changes_are_told_and_secrets_are_not() {
         log.lines().filter(of).map(str::to_owned).collect::<Vec<_>>()
     };
     for (line, body, action) in changes {
-        for (fields, status) in [("", 401), ("Authorization: Bearer t0ps3cres\r\n", 401), (bearer, 200)] {
+        for (fields, status) in [("", 401), ("Authorization: Bearer t0ps3cret-t0ps3cres\r\n", 401), (bearer, 200)] {
             let answer = order(&binary, line, fields, body);
             assert_eq!(answer.status().min(401) / 100, status / 100, "{line}: {}", answer.text());
             said += &answer.text();
@@ -333,7 +333,7 @@ fn changes_are_told_and_secrets_are_not() {
     said += &order(&binary, "GET /metrics", bearer, "").text();
     said += &order(&binary, "POST /api/v1/reload/preview", bearer, &config.replace("weight = 1", "weight = 0")).text();
     said += &binary.log();
-    assert!(!said.contains("t0ps3cret") && !said.contains("k33pquiet"), "{said}");
+    assert!(!said.contains("t0ps3cret-t0ps3cret") && !said.contains("k33pquiet-k33pquiet"), "{said}");
 }
 
 /// What a reload would do is told before, by the API and by `check --diff`, and nothing is touched.
@@ -390,13 +390,13 @@ fn a_reload_is_previewed() {
 fn a_reload_never_opens_an_admin_server_to_others() {
     let backend = TestBackend::saying("ok");
     let token = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(token.path(), "t0ps3cret").unwrap();
+    std::fs::write(token.path(), "t0ps3cret-t0ps3cret").unwrap();
     let inside = Config::new(&[&backend]).text();
     let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
     let outside = inside
         .replace(admin, &format!("[admin]\naddress = \"0.0.0.0:0\"\ntoken_file = \"{}\"\n", token.path().display()));
     let binary = Binary::run(&outside);
-    let bearer = "Authorization: Bearer t0ps3cret\r\n";
+    let bearer = "Authorization: Bearer t0ps3cret-t0ps3cret\r\n";
     binary.write(&inside);
     let answer = order(&binary, "POST /api/v1/reload", bearer, "");
     assert_eq!(answer.json()["restart_required"], serde_json::json!(["admin.address"]), "{}", answer.text());

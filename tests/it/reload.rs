@@ -109,6 +109,21 @@ fn a_faulty_file_changes_nothing() {
     assert!(binary.log().contains("did you mean"), "{}", binary.log());
     let status = binary.admin().get("/api/v1/status").json();
     assert!(!status["last_reload"].is_null() && status["config_generation"] == 1, "{status}");
+    let entries = status["last_reload"]["errors"].as_array().unwrap();
+    assert_eq!(entries.len(), 3, "one entry a fault: {status}");
+    until("the end of the report", || binary.log().contains("configuration not reloaded"));
+    let log = binary.log();
+    for (entry, place) in entries.iter().zip(&expected) {
+        let entry = entry.as_str().unwrap();
+        assert!(entry.starts_with(place), "{entry}");
+        // The log quotes what it is told; up to the first quote it is the same text.
+        let told = entry.split('"').next().unwrap();
+        assert_eq!(
+            log.lines().filter(|line| line.contains(told) && line.contains("ERROR")).count(),
+            1,
+            "{told}\n{log}"
+        );
+    }
 
     // The same through the API; and a broken syntax; and a file that is gone.
     let reload = |binary: &Binary| {

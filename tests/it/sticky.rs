@@ -116,6 +116,24 @@ fn a_session_whose_backend_died_fails_over_and_stays_there() {
     assert_eq!(&told[..3], ["new", "failover", "hit"]);
 }
 
+/// A browser sends every cookie of the name, such as one that a parent domain has set: ours counts wherever it stands.
+#[test]
+fn our_cookie_is_found_among_others_of_its_name() {
+    let backends = six();
+    let proxy = Setup::new(&backends.iter().collect::<Vec<_>>()).pool(sticky(StickyMode::Cookie)).start();
+    let first = ask(&proxy, "");
+    let (pin, home) = (cookie(&first).unwrap(), first.text());
+    let (name, value) = pin.split_once('=').unwrap();
+    let forged = format!("{}f", &value[..value.len() - 1]);
+    let other = if forged == value { "0".repeat(value.len()) } else { forged };
+    for cookies in [format!("{name}=x; {pin}"), format!("{name}={other}; a=b; {pin}")] {
+        for _ in 0..6 {
+            let again = ask(&proxy, &format!("Cookie: {cookies}\r\n"));
+            assert_eq!((again.text(), again.field("set-cookie")), (home.clone(), None), "{cookies}");
+        }
+    }
+}
+
 #[test]
 fn a_header_or_an_address_pins_too() {
     let backends = six();

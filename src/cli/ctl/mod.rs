@@ -102,7 +102,7 @@ impl Session {
         match verb {
             Verb::Status => {
                 let status = self.get("/api/v1/status").await?;
-                self.show(&status, show::tree)
+                self.show(&status, show::status)
             }
             Verb::Health => {
                 let health = self.get("/healthz").await?;

@@ -69,6 +69,35 @@ pub(super) fn checks(answer: &Value) -> String {
     lay_out(&COLUMNS, &rows, None, false).join("\n")
 }
 
+/// The state of the balancer: an outline, its times as dates.
+pub(super) fn status(answer: &Value) -> String {
+    let mut answer = answer.clone();
+    if let Some(at) = answer.pointer_mut("/last_reload/at")
+        && let Some(seconds) = at.as_f64()
+    {
+        *at = Value::String(date(seconds));
+    }
+    tree(&answer)
+}
+
+/// A moment, in seconds after the epoch, as RFC 3339 writes it, in UTC.
+fn date(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    let (days, second) = (whole / 86_400, whole % 86_400);
+    // Days are counted from 1 March of year 0, so that the leap day comes last: the usual reckoning of the Gregorian
+    // calendar in eras of 400 years.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153; // 0: March
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// JSON as an outline: `key: value`, nested parts indented, list items behind a dash.
 pub(super) fn tree(value: &Value) -> String {
     let mut text = String::new();

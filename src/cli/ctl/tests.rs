@@ -82,12 +82,14 @@ fn each_verb_makes_the_contracts_request() {
         ),
         (
             "remove a --pool ai --wait",
-            vec![(202, json!({})), (200, json!({"in_flight": 1})), (404, json!({}))],
-            vec![
-                "DELETE /api/v1/pools/ai/backends/a",
-                "GET /api/v1/pools/ai/backends/a",
-                "GET /api/v1/pools/ai/backends/a",
-            ],
+            vec![(200, json!({"gone": true}))],
+            // The server waits: it knows which one was meant, should another of that name be added meanwhile.
+            vec!["DELETE /api/v1/pools/ai/backends/a?wait=true"],
+        ),
+        (
+            "remove a --pool ai --wait --drain-timeout 1s",
+            vec![(200, json!({"gone": true}))],
+            vec!["DELETE /api/v1/pools/ai/backends/a?drain_timeout=1000ms&wait=true"],
         ),
         (
             "drain b --wait --timeout 1s",
@@ -175,4 +177,24 @@ fn the_token_is_read_from_its_file() {
 fn an_outline_of_an_answer() {
     let answer = json!({"a": 1, "b": {"c": [1, 2], "d": null}, "e": [{"f": "x", "g": []}]});
     assert_eq!(show::tree(&answer), "a: 1\nb:\n  c: 1, 2\n  d: -\ne:\n  - f: x\n    g: none\n");
+}
+
+#[test]
+fn the_time_of_a_reload_is_a_date() {
+    for (seconds, date) in [
+        (0.0, "1970-01-01T00:00:00Z"),
+        (951_825_600.0, "2000-02-29T12:00:00Z"),
+        (1_763_779_267.9, "2025-11-22T02:41:07Z"),
+    ] {
+        assert_eq!(show::status(&json!({"last_reload": {"at": seconds}})), format!("last_reload:\n  at: {date}\n"));
+    }
+    assert_eq!(show::status(&json!({"last_reload": null})), "last_reload: -\n");
+}
+
+#[test]
+fn who_asked_for_a_pause_is_shown_so() {
+    let answer = json!([{"name": "ai", "strategy": "rl", "backends": [
+        {"name": "a", "state": "ready", "health": "up", "held_s": 11.2}, {"name": "b", "state": "ready", "health": "up"}]}]);
+    let table = show::backends(&answer);
+    assert!(table.contains("held 12 s") && table.matches(" up ").count() == 1, "{table}");
 }

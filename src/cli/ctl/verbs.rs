@@ -15,6 +15,8 @@ use crate::cli::{Failure, args, output};
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long a wait goes on after the deadline that the server names: ending what is left takes a moment.
 const AFTER_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a removal is waited for whose deadline the server alone knows: it answers 504 soon after that.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// How long a wait goes on when the server names none: its default drain timeout, and a little.
 const DEFAULT_WAIT: Duration = Duration::from_secs(65);
 
@@ -85,21 +87,19 @@ pub(super) struct RemoveArgs {
 impl RemoveArgs {
     pub(super) async fn run(&self, session: &Session) -> Result<(), Failure> {
         let backend = session.backend_path(&self.name).await?;
-        let query = self.drain_timeout.map_or_else(String::new, |timeout| format!("?drain_timeout={}", text(timeout)));
-        let answer = session.call(Method::DELETE, &format!("{backend}{query}"), None, PATIENCE).await?;
-        if !self.wait {
-            return session.show_done(&answer, &format!("{} is being removed", self.name));
-        }
-        let limit = patience(answer.get("remaining_s"));
-        wait_until(limit, &format!("{} is not gone yet", self.name), async || {
-            let reply = session.client.call(Method::GET, &backend, None, PATIENCE).await?;
-            Ok(match reply.status {
-                http::StatusCode::NOT_FOUND => true,
-                _ => reply.accepted().map(|_| false)?,
-            })
-        })
-        .await?;
-        session.show_done(&json!({"name": self.name, "gone": true}), &format!("{} is gone", self.name))
+        let timeout = self.drain_timeout.map(|timeout| format!("drain_timeout={}", text(timeout)));
+        // The server waits, for it knows which backend was meant: another of that name may be added meanwhile.
+        let wait = self.wait.then(|| "wait=true".to_owned());
+        let query: Vec<String> = timeout.into_iter().chain(wait).collect();
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        let patience = match (self.wait, self.drain_timeout) {
+            (false, _) => PATIENCE,
+            (true, Some(timeout)) => timeout.saturating_add(2 * AFTER_DEADLINE),
+            (true, None) => LONGEST_WAIT,
+        };
+        let answer = session.call(Method::DELETE, &format!("{backend}{query}"), None, patience).await?;
+        let what = if self.wait { "is gone" } else { "is being removed" };
+        session.show_done(&answer, &format!("{} {what}", self.name))
     }
 }
 

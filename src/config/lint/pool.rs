@@ -1,6 +1,7 @@
 //! What the tables of one pool say of each other.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::too_long;
 use crate::config::plan::*;
@@ -10,6 +11,7 @@ use crate::config::words::join;
 pub(super) fn check(walk: &Walk<'_>, plan: &Plan, pool: &PoolPlan) {
     let path = join("pools", &pool.name);
     backends(walk, &path, pool);
+    own_sockets(walk, &path, plan, pool);
     concurrency(walk, &path, plan, pool);
     health(walk, &path, pool);
     timeouts(walk, &path, pool);
@@ -54,6 +56,42 @@ fn backends(walk: &Walk<'_>, path: &str, pool: &PoolPlan) {
             ("no backend of this pool is ready: new requests have nowhere to go", "set one to \"ready\""),
         );
     }
+}
+
+/// Backends at an address where we listen ourselves: each request would come back to us.
+fn own_sockets(walk: &Walk<'_>, path: &str, plan: &Plan, pool: &PoolPlan) {
+    let listeners = plan.listeners.iter().enumerate();
+    let listeners = listeners.map(|(index, listener)| (format!("listeners[{index}].address"), listener.address));
+    let admin = plan.admin.iter().map(|admin| ("admin.address".to_owned(), admin.address));
+    let own: Vec<_> = listeners.chain(admin).filter(|(key, _)| !walk.at_fault(key)).collect();
+    for (index, backend) in pool.backends.iter().enumerate() {
+        let key = format!("{path}.backends[{index}].address");
+        let leads_here = |socket: SocketAddr| match &backend.address {
+            Address::Ip(address) => reaches(address.ip(), address.port(), socket),
+            Address::Name { host, port } => {
+                let local = host.eq_ignore_ascii_case("localhost");
+                local
+                    && [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+                        .into_iter()
+                        .any(|ip| reaches(ip, *port, socket))
+            }
+        };
+        if let Some((own, socket)) = own.iter().find(|(_, socket)| leads_here(*socket)).filter(|_| !walk.at_fault(&key))
+        {
+            let what = format!("{} is where we listen ourselves ({socket}): requests go in a circle", backend.address);
+            walk.warn(&[&key, own], (what, "the address of the server behind us"));
+        }
+    }
+}
+
+/// Whether a connection to `ip:port` arrives at a socket bound to `socket`, as far as that can be told from here: of the
+/// machine's addresses only the loopback ones are known.
+fn reaches(ip: IpAddr, port: u16, socket: SocketAddr) -> bool {
+    let (ip, bound) = (ip.to_canonical(), socket.ip().to_canonical());
+    // Connecting to the unspecified address is connecting to this machine.
+    let ours = ip.is_loopback() || ip.is_unspecified();
+    let any = bound.is_unspecified() && (bound.is_ipv6() || ip.is_ipv4());
+    port != 0 && port == socket.port() && (ip == bound || (any && ours) || (ip.is_unspecified() && bound.is_loopback()))
 }
 
 fn name_of(pool: &PoolPlan, index: usize) -> &str {
@@ -124,6 +162,19 @@ fn health(walk: &Walk<'_>, path: &str, pool: &PoolPlan) {
             &[&key, &at("kind")],
             ("cannot act with this kind of probe", "leave it out, or set `kind = \"http\"`"),
         );
+    }
+    let stalls = at("stalled_after");
+    if health.stalled_after > 0 && walk.written(&stalls) {
+        let off = match (health.kind, pool.outlier.consecutive_failures) {
+            (ProbeKind::None, _) => Some((at("kind"), "kind = \"none\" turns health off")),
+            (_, 0) => {
+                Some((format!("{path}.outlier.consecutive_failures"), "consecutive_failures = 0 turns ejection off"))
+            }
+            _ => None,
+        };
+        if let Some((other, why)) = off {
+            walk.warn(&[&stalls, &other], (format!("cannot act: {why}"), "leave it out"));
+        }
     }
     if health.kind == ProbeKind::None && pool.outlier.consecutive_failures == 0 {
         walk.warn(

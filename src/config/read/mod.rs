@@ -41,19 +41,18 @@ impl Loaded {
     /// # Errors
     /// Every fault of the file.
     pub fn from_file(path: &Path) -> Result<Self, ConfigErrors> {
-        let base = path.parent().unwrap_or(Path::new(""));
-        Self::from_text(&text_of(path)?, &path.display().to_string(), base)
+        Self::in_part(path)?.sound()
     }
 
     /// Reads the file at `path` whatever its faults: the plan is of what could be understood, and the faults stand among the
-    /// warnings. To say more about the file, never to run it.
+    /// warnings; it may be run when none of them is an error. For those who want every fault at once, of the world too: see
+    /// [`survey`](Self::survey).
     ///
     /// # Errors
     /// There is no text to read.
     pub fn in_part(path: &Path) -> Result<Self, ConfigErrors> {
-        let source = Source::new(&path.display().to_string(), &text_of(path)?);
-        let (plan, warnings, places) = examine(&source, path.parent().unwrap_or(Path::new("")));
-        Ok(Self { plan, warnings, source, places })
+        let base = path.parent().unwrap_or(Path::new(""));
+        Ok(Self::draft_of(&text_of(path)?, &path.display().to_string(), base))
     }
 
     /// Reads `text`; errors name `file`, relative paths start from `base`.
@@ -61,12 +60,22 @@ impl Loaded {
     /// # Errors
     /// Every fault of the text.
     pub fn from_text(text: &str, file: &str, base: &Path) -> Result<Self, ConfigErrors> {
+        Self::draft_of(text, file, base).sound()
+    }
+
+    fn draft_of(text: &str, file: &str, base: &Path) -> Self {
         let source = Source::new(file, text);
         let (plan, findings, places) = examine(&source, base);
-        if findings.iter().any(|finding| finding.severity == Severity::Error) {
-            return Err(ConfigErrors(findings));
-        }
-        Ok(Self { plan, warnings: findings, source, places })
+        Self { plan, warnings: findings, source, places }
+    }
+
+    /// Whether nothing of the text is an error.
+    pub fn is_sound(&self) -> bool {
+        self.warnings.iter().all(|finding| finding.severity != Severity::Error)
+    }
+
+    fn sound(self) -> Result<Self, ConfigErrors> {
+        if self.is_sound() { Ok(self) } else { Err(ConfigErrors(self.warnings)) }
     }
 }
 
@@ -145,11 +154,29 @@ fn arrange(source: &Source, found: Vec<ConfigError>, syntax: &[SyntaxError]) -> 
     broken.sort_by_key(|error| (error.line, error.column));
     // After the first error of a line the parser is often lost until the next.
     broken.dedup_by_key(|error| error.line);
+    // Of a list that is not closed it complains on every line that follows.
+    let mut listed = false;
+    broken.retain(|error| !std::mem::replace(&mut listed, error.message == OPEN_LIST) || error.message != OPEN_LIST);
+    let found = found.into_iter().filter(|finding| !is_astray(source, &broken, finding.line));
+    let found: Vec<ConfigError> = found.collect();
+    let astray: Vec<usize> =
+        broken.iter().map(|error| error.line).filter(|line| is_astray(source, &broken, *line)).collect();
+    broken.retain(|error| !astray.contains(&error.line));
     let sound = found.into_iter().filter(|finding| broken.iter().all(|error| error.line != finding.line));
     let mut all: Vec<ConfigError> = sound.chain(broken.iter().cloned()).collect();
     all.sort_by(|a, b| (a.line, a.column, &a.key).cmp(&(b.line, b.column, &b.key)));
     all.dedup();
     all
+}
+
+/// What the parser says of each line below a list without its end.
+const OPEN_LIST: &str = "missing comma between array elements";
+
+/// Whether a line belongs to a table whose header is broken: its keys have gone to another table, where they are unknown or
+/// there already.
+fn is_astray(source: &Source, broken: &[ConfigError], line: usize) -> bool {
+    let is_header = |line: usize| line > 0 && source.line(line - 1).trim_start().starts_with('[');
+    broken.iter().any(|error| is_header(error.line) && error.line < line && !(error.line + 1..=line).any(is_header))
 }
 
 /// An error of the TOML parser; its key is guessed from the text, as there is no tree to take it from.

@@ -142,8 +142,8 @@ pub(in crate::config) static HEALTH: Section = Section {
             "stalled_after",
             Integer(0, 1000),
             "0",
-            "Intervals without progress, requests in flight, after which a backend is ejected as stalled; 0: never. The \
-             default is the engine's: 3 for vllm, sglang, tgi and llamacpp.",
+            "Intervals without progress, requests in flight, after which a backend is ejected as stalled; 0: never, as \
+             with `kind = \"none\"` and without ejection. The default is the engine's: 3 for vllm, sglang, tgi and llamacpp.",
         ),
     ],
 };
@@ -156,7 +156,7 @@ pub(in crate::config) static OUTLIER: Section = Section {
             "consecutive_failures",
             Integer(0, 1_000_000),
             "5",
-            "Failures in a row that eject (more when the others fail too); 0: no ejection at all.",
+            "Failures in a row that eject (more when the others fail too); 0: no ejection at all, of stalled ones neither.",
         ),
         key(
             "failure_rate",

@@ -429,6 +429,21 @@ const CASES: &[Case] = &[
     ),
     (
         pool,
+        "[pools.ai.resources]\nprometheus = { url = \"https://p\", cpu = \"{name}\" }",
+        "7:22: pools.ai.resources.prometheus.url: Prometheus is asked over http:// only in this version (its plain address, or a local proxy)",
+    ),
+    (
+        pool,
+        "[pools.ai.rl\npreset = \"x\"\nstrategy = 1\n[log]\nlevel = \"loud\"",
+        "6:13: pools.ai.rl: unclosed table (expected `]`)\n10:9: log.level: `loud` is not a level (off, error, warn, info, debug, trace, or a filter like \"info,evenkeel::health=debug\")",
+    ),
+    (
+        pool,
+        "shadow = [\"rl\"\n[log]\nlevel = \"info\"\n[server]\nthreads = 1",
+        "7:1: log: missing comma between array elements (expected `,`)",
+    ),
+    (
+        pool,
         "[pools.ai.resources.scrape]\nnames = { gpu = \"x\" }",
         "7:11: pools.ai.resources.scrape.names.gpu: unknown key `gpu` (did you mean `cpu`?)",
     ),

@@ -189,6 +189,26 @@ const CASES: &[Case] = &[
     ),
     (
         pool,
+        "[pools.ai.resources]\nprometheus = { url = \"http://p:9090\", cpu = \"{address}\", memory = \"{name}{host}\" }",
+        "",
+    ),
+    (
+        pool,
+        "[pools.ai.health]\nkind = \"none\"\nstalled_after = 3",
+        "8:17: pools.ai.health.stalled_after: cannot act: kind = \"none\" turns health off",
+    ),
+    (
+        pool,
+        "[pools.ai.health]\nstalled_after = 3\n[pools.ai.outlier]\nconsecutive_failures = 0",
+        "7:17: pools.ai.health.stalled_after: cannot act: consecutive_failures = 0 turns ejection off",
+    ),
+    (
+        pool,
+        "[[pools.ai.backends]]\nname = \"x\"\naddress = \"localhost:9901\"\n[admin]\naddress = \"0.0.0.0:9901\"\ntoken_file = \"t\"",
+        "8:11: pools.ai.backends[1].address: localhost:9901 is where we listen ourselves (0.0.0.0:9901): requests go in a circle",
+    ),
+    (
+        pool,
         "[pools.ai.rl]\nmin_epsilon = 0.5",
         "7:15: pools.ai.rl.min_epsilon: is above initial_epsilon: exploration never falls",
     ),

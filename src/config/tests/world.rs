@@ -41,11 +41,11 @@ fn files_and_secrets_must_be_there() {
     std::fs::create_dir(here("log")).unwrap();
     assert_eq!(found(folder.path(), &text), ["11: admin.token_file: token cannot be used: it is empty"]);
 
-    write(here("token"), "secret\n", 0o644);
+    write(here("token"), "a secret of some length\n", 0o644);
     let open = "11: admin.token_file: warning: token can be read by every user of this machine";
     assert_eq!(found(folder.path(), &text), [open]);
 
-    write(here("token"), "secret\n", 0o600);
+    write(here("token"), "a secret of some length\n", 0o600);
     assert_eq!(found(folder.path(), &text), Vec::<String>::new());
 
     std::fs::create_dir(here("log/access.json")).unwrap();
@@ -84,4 +84,54 @@ fn names_are_looked_up() {
     let unknown: Vec<_> = names.iter().map(|finding| (finding.line, finding.key.as_str(), finding.severity)).collect();
     assert_eq!(unknown, [(12, "pools.ai.backends[1].address", Severity::Warning)], "{names:?}");
     assert_eq!(Loaded::from_text(MINIMAL, "test.toml", Path::new("")).unwrap().preflight_names(), []);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_short_secret_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let text =
+        format!("{MINIMAL}[admin]\ntoken_file = 'token'\n[pools.ai.sticky]\nmode = 'cookie'\nsecret_file = 'key'\n");
+    for (length, expected) in [(15, 2), (16, 0)] {
+        for name in ["token", "key"] {
+            write(folder.path().join(name), &"x".repeat(length), 0o600);
+        }
+        let found = found(folder.path(), &text);
+        assert_eq!(found.len(), expected, "{found:?}");
+        if let [admin, sticky] = found.as_slice() {
+            assert!(admin.contains("admin.token_file: warning: has 15 bytes"), "{admin}");
+            assert!(sticky.contains("sticky.secret_file: has 15 bytes"), "{sticky}");
+        }
+    }
+}
+
+#[test]
+fn one_server_under_two_names_is_told() {
+    let backend =
+        |name: &str, address: &str| format!("[[pools.ai.backends]]\nname = '{name}'\naddress = '{address}'\n");
+    let text = MINIMAL.to_owned() + &backend("b", "localhost:8001") + &backend("c", "localhost:8002");
+    // Whichever family comes first: both are the same server.
+    let loaded = Loaded::from_text(&(text + &backend("d", "[::1]:8001")), "test.toml", Path::new("")).unwrap();
+    let names = loaded.preflight_names();
+    assert!(
+        !names.is_empty() && names.iter().all(|name| name.message.contains("8001 now, the address of \"")),
+        "{names:?}"
+    );
+}
+
+/// Files are looked for although the text is faulty elsewhere; what the reader could not make out is not.
+#[test]
+fn the_world_is_judged_along_with_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.toml");
+    let text = MINIMAL.replace("round_robin", "round_robbin")
+        + "[admin]\naddress = '127.0.0.1:1'\ntoken_file = 'absent'\n[access_log]\npath = 7\n[pools.ai.sticky]\nsecret_file = ''\n";
+    std::fs::write(&path, &text).unwrap();
+    let draft = Loaded::in_part(&path).unwrap();
+    assert!(!draft.is_sound());
+    let of_tls = [("pools.ai.nothing".to_owned(), "not written".to_owned(), "", Severity::Error)];
+    let all = draft.survey(of_tls);
+    let errors: Vec<_> = all.iter().filter(|it| it.severity == Severity::Error).map(|it| it.key.as_str()).collect();
+    assert_eq!(errors, ["pools.ai.strategy", "admin.token_file", "access_log.path", "pools.ai.sticky.secret_file"]);
+    assert!(all.iter().all(|finding| !finding.in_one_line().contains('\n')));
 }

@@ -88,7 +88,7 @@ families! {
     BACKEND_UP = Gauge "evenkeel_backend_up" ["pool", "backend"]
         "1 when the backend is healthy.";
     BACKEND_STATE = Gauge "evenkeel_backend_state" ["pool", "backend", "state"]
-        "One series a state; 1 for the present one.";
+        "One series a word: of what the operator wants (ready, draining, disabled) and of health; 1 for the present one of each.";
     BACKEND_WEIGHT = Gauge "evenkeel_backend_weight" ["pool", "backend"]
         "Configured weight of a backend.";
     BACKEND_HELD = Gauge "evenkeel_backend_held_seconds" ["pool", "backend"]
