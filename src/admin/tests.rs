@@ -206,7 +206,7 @@ async fn a_backend_shows_the_contracts_fields() {
         "p99_ms": 100.0, "window_s": 60, "weight": 1, "max_in_flight": 0,
         "resources": { "cpu": 0.25, "memory": null, "age_s": 0.0, "running": null, "waiting": null },
         "streams": { "open": 0, "bytes_per_s": 0.0, "events_per_s": 0.0 }, "drain": null, "leaving": false, "ejections": 0,
-        "last_check": { "result": "passed", "detail": "status 200", "took_ms": 1.5, "age_s": 0.0 },
+        "held_s": null, "last_check": { "result": "passed", "detail": "status 200", "took_ms": 1.5, "age_s": 0.0 },
     });
     assert_eq!(view, expected);
     let drained = get("/api/v1/pools/p/backends/b").await.json();

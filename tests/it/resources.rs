@@ -305,7 +305,7 @@ fn a_faulty_query_is_told_and_costs_only_its_own_backend() {
     assert_eq!(shown("b1"), (Some(0.25), None), "what the other query says counts");
     assert_eq!(shown("b4"), (Some(0.25), Some(1.0)));
     let log = binary.log();
-    for complaint in ["no such label", "too many samples", "no series that the query matches", "55"] {
+    for complaint in ["no such label", "too many samples", "no series that the query matches", "says 55,"] {
         assert_eq!(log.matches(complaint).count(), 1, "{complaint}:\n{log}");
     }
 

@@ -157,7 +157,11 @@ fn arrange(source: &Source, found: Vec<ConfigError>, syntax: &[SyntaxError]) -> 
     // Of a list that is not closed it complains on every line that follows.
     let mut listed = false;
     broken.retain(|error| !std::mem::replace(&mut listed, error.message == OPEN_LIST) || error.message != OPEN_LIST);
-    let found = found.into_iter().filter(|finding| !is_astray(source, &broken, finding.line));
+    // And what follows becomes its elements.
+    let open = broken.iter().filter(|error| error.message == OPEN_LIST).map(|error| error.line).min();
+    let is_swallowed =
+        |finding: &ConfigError| open.is_some_and(|line| finding.line >= line && finding.key.ends_with(']'));
+    let found = found.into_iter().filter(|it| !is_astray(source, &broken, it.line) && !is_swallowed(it));
     let found: Vec<ConfigError> = found.collect();
     let astray: Vec<usize> =
         broken.iter().map(|error| error.line).filter(|line| is_astray(source, &broken, *line)).collect();

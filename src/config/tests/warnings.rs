@@ -203,9 +203,9 @@ const CASES: &[Case] = &[
         "7:17: pools.ai.health.stalled_after: cannot act: consecutive_failures = 0 turns ejection off",
     ),
     (
-        pool,
+        backend,
         "[[pools.ai.backends]]\nname = \"x\"\naddress = \"localhost:9901\"\n[admin]\naddress = \"0.0.0.0:9901\"\ntoken_file = \"t\"",
-        "8:11: pools.ai.backends[1].address: localhost:9901 is where we listen ourselves (0.0.0.0:9901): requests go in a circle",
+        "12:11: pools.ai.backends[1].address: localhost:9901 is where we listen ourselves (0.0.0.0:9901): requests go in a circle",
     ),
     (
         pool,

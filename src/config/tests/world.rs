@@ -124,7 +124,7 @@ fn one_server_under_two_names_is_told() {
 fn the_world_is_judged_along_with_the_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("test.toml");
-    let text = MINIMAL.replace("round_robin", "round_robbin")
+    let text = MINIMAL.replace("peak_ewma", "round_robbin")
         + "[admin]\naddress = '127.0.0.1:1'\ntoken_file = 'absent'\n[access_log]\npath = 7\n[pools.ai.sticky]\nsecret_file = ''\n";
     std::fs::write(&path, &text).unwrap();
     let draft = Loaded::in_part(&path).unwrap();
