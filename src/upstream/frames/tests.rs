@@ -1,3 +1,5 @@
+//! Frames of both sides as HTTP/2 writes them, whole and in pieces of every size, and bytes that are none: what the watch says.
+
 use proptest::prelude::*;
 
 use super::*;
