@@ -25,6 +25,11 @@ impl Gate {
         self.0.1.notify_all();
     }
 
+    /// Makes whoever comes from now on wait again.
+    pub(crate) fn shut(&self) {
+        self.0.0.lock().unwrap().open = false;
+    }
+
     /// Whether it is open.
     pub(crate) fn is_open(&self) -> bool {
         self.0.0.lock().unwrap().open
