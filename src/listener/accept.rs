@@ -84,7 +84,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, listening: &Rc<Listening>, worker:
     match worker.census.idler_than(worker.index) {
         Some(other) => {
             if let Ok(stream) = stream.into_std() {
-                worker.hand_over(other, stream, peer, listening.id);
+                worker.hand_over(other, stream, peer, listening);
             }
         }
         None => worker.begin(stream, peer, listening),

@@ -162,6 +162,10 @@ impl Io {
             let is_lost = self.downstream.uploads() && self.socket_state(Interest::WRITABLE).is_write_closed();
             return if is_lost { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) };
         }
+        // Nearly always: asked without a buffer.
+        if !self.stream.inner().poll_stirs(cx) {
+            return Ok(());
+        }
         let mut room = [MaybeUninit::uninit(); AHEAD];
         while self.prefix.len() < MOST_AHEAD {
             let mut buf = ReadBuf::uninit(&mut room);

@@ -55,6 +55,10 @@ pub enum Command {
         peer: SocketAddr,
         /// Where it was accepted.
         listener: ListenerId,
+        /// The address of that listener.
+        address: SocketAddr,
+        /// What all workers share of it: this one may not have been told of the listener yet.
+        shared: Arc<ListenerShared>,
     },
     /// End now, whatever goes on.
     Stop,
@@ -233,7 +237,11 @@ impl WorkerState {
                 Command::Close(id) => self.close(id),
                 Command::Outdate { listener, trust } => self.outdate(listener, trust),
                 Command::Drain => self.drain(),
-                Command::Adopt { stream, peer, listener } => self.adopt(stream, peer, listener),
+                Command::Adopt { stream, peer, listener, address, shared } => {
+                    let known = self.listeners.borrow().get(&listener).map(|open| Rc::clone(&open.listening));
+                    let listening = known.unwrap_or_else(|| Rc::new(Listening { id: listener, address, shared }));
+                    self.adopt(stream, peer, &listening);
+                }
                 Command::Stop => return,
             }
         }
@@ -290,22 +298,35 @@ impl WorkerState {
         }
     }
 
-    fn adopt(self: &Rc<Self>, stream: StdStream, peer: SocketAddr, listener: ListenerId) {
-        let listening = self.listeners.borrow().get(&listener).map(|open| Rc::clone(&open.listening));
-        if let (Some(listening), Ok(stream)) = (listening, TcpStream::from_std(stream)) {
-            self.begin(stream, peer, &listening);
+    fn adopt(self: &Rc<Self>, stream: StdStream, peer: SocketAddr, listening: &Rc<Listening>) {
+        if let Ok(stream) = TcpStream::from_std(stream) {
+            self.begin(stream, peer, listening);
         }
         // It was counted while it was on its way; what has begun counts itself.
         self.census.leave(self.index);
     }
 
     /// Hands a connection to another worker, and counts it there at once: else all that arrive before the other has
-    /// looked would follow it.
-    pub(super) fn hand_over(&self, other: usize, stream: StdStream, peer: SocketAddr, listener: ListenerId) {
-        let Some(sibling) = self.siblings.get().and_then(|siblings| siblings.get(other)) else { return };
+    /// looked would follow it. A worker that has ended takes nothing; then it is served here.
+    pub(super) fn hand_over(
+        self: &Rc<Self>,
+        other: usize,
+        stream: StdStream,
+        peer: SocketAddr,
+        listening: &Rc<Listening>,
+    ) {
         self.census.enter(other);
-        if sibling.send(Command::Adopt { stream, peer, listener }).is_err() {
+        let (listener, address, shared) = (listening.id, listening.address, Arc::clone(&listening.shared));
+        let command = Command::Adopt { stream, peer, listener, address, shared };
+        let back = match self.siblings.get().and_then(|siblings| siblings.get(other)) {
+            Some(sibling) => sibling.send(command).err().map(|back| back.0),
+            None => Some(command),
+        };
+        if let Some(Command::Adopt { stream, .. }) = back {
             self.census.leave(other);
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                self.begin(stream, peer, listening);
+            }
         }
     }
 

@@ -421,14 +421,14 @@ where
                 tracing::warn!(
                     pool = %lease.pool().name,
                     backend = %lease.backend().name,
-                    request_id = story.request_id.to_str().unwrap_or_default(),
+                    request_id = story.request_id.as_str(),
                     "response cut off by us: the backend's drain timeout is over"
                 );
             } else if !fault.blames_client() {
                 tracing::warn!(
                     pool = %lease.pool().name,
                     backend = %lease.backend().name,
-                    request_id = story.request_id.to_str().unwrap_or_default(),
+                    request_id = story.request_id.as_str(),
                     "response broken off: {fault}"
                 );
             }

@@ -5,6 +5,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::access_log::End;
+use super::request_id::RequestId;
 use crate::upstream::Fault;
 
 /// Why a request gets an answer of ours.
@@ -143,7 +144,7 @@ impl Refusal {
     }
 
     /// The response, with its JSON body.
-    pub fn response(self, request_id: &HeaderValue) -> Response<Bytes> {
+    pub fn response(self, request_id: &RequestId) -> Response<Bytes> {
         const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         if self == Self::LastHop {
             let mut response = Response::new(Bytes::new());
@@ -152,7 +153,7 @@ impl Refusal {
             return response;
         }
         let (kind, code, message) = self.words();
-        let id = request_id.to_str().unwrap_or_default();
+        let id = request_id.as_str();
         let body = serde_json::json!({
             "error": { "message": message, "type": kind, "code": code, "request_id": id }
         });

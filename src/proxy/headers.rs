@@ -3,60 +3,18 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
-use rand::{Rng, RngExt};
 use smallvec::SmallVec;
 
 use super::Downstream;
 use super::affinity::cookies_without;
 use super::forwarded;
 use super::orca;
+use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::config::Address;
 use crate::upstream::http1::Asks;
 use crate::upstream::http1::request::{BodyFraming, is_hop_by_hop, write_end, write_field, write_headers, write_line};
 
-/// Our header for the request's identifier.
-pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-
-/// Longest identifier taken over from a trusted proxy.
-const LONGEST_REQUEST_ID: usize = 128;
-
-/// The identifier of a request: a trusted proxy's, or a new one of 128 random bits. Marked as sensitive, which in HTTP/2
-/// means that it is never put into a header table: there it would crowd out what does come again, and every response
-/// would be compared with all the identifiers before it (a tenth of its instructions).
-#[inline]
-pub fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut impl Rng) -> HeaderValue {
-    if trusted
-        && let Some(id) = headers.get(&X_REQUEST_ID)
-        && (1..=LONGEST_REQUEST_ID).contains(&id.len())
-        && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    {
-        let mut id = id.clone();
-        id.set_sensitive(true);
-        return id;
-    }
-    let mut text = [0u8; 32];
-    let random: u128 = rng.random();
-    for (pair, byte) in text.chunks_exact_mut(2).zip(random.to_ne_bytes()) {
-        pair.copy_from_slice(&HEX[usize::from(byte)]);
-    }
-    // INVARIANT: hex digits are a valid header value.
-    let mut id = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"));
-    id.set_sensitive(true);
-    id
-}
-
-/// Every byte as two hex digits.
-const HEX: [[u8; 2]; 256] = {
-    let digits = b"0123456789abcdef";
-    let mut table = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = [digits[byte >> 4], digits[byte & 15]];
-        byte += 1;
-    }
-    table
-};
 
 /// What a forwarded request says beyond the client's own head.
 #[derive(Debug)]
@@ -70,7 +28,7 @@ pub struct Outbound<'a> {
     /// Where it goes: stands for a host that the client did not name.
     pub address: &'a Address,
     /// The identifier of the request.
-    pub request_id: &'a HeaderValue,
+    pub request_id: &'a RequestId,
     /// How its body is framed.
     pub framing: BodyFraming,
     /// What it asks for beside a response.
@@ -173,7 +131,7 @@ impl Outbound<'_> {
         if self.orca {
             headers.insert(orca::FORMAT_HEADER, HeaderValue::from_static("text"));
         }
-        headers.insert(X_REQUEST_ID.clone(), self.request_id.clone());
+        headers.insert(X_REQUEST_ID.clone(), self.request_id.to_value());
         headers.append(header::VIA, HeaderValue::from_static(via(head.version).1));
         if let BodyFraming::Length(length) = self.framing {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -285,11 +243,11 @@ pub fn body_framing(method: &Method, content_length: Option<u64>, has_body: bool
 /// Makes a backend's headers ours: the identifier is on every response, and event streams are not buffered by anyone
 /// in front of us.
 #[inline]
-pub fn finish_response(headers: &mut HeaderMap, request_id: &HeaderValue, streamed: bool) {
+pub fn finish_response(headers: &mut HeaderMap, request_id: &RequestId, streamed: bool) {
     if streamed && !headers.contains_key(&X_ACCEL_BUFFERING) {
         headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
     }
-    headers.insert(X_REQUEST_ID.clone(), request_id.clone());
+    headers.insert(X_REQUEST_ID.clone(), request_id.to_value());
 }
 
 /// Whether a request is a gRPC call.
@@ -336,8 +294,6 @@ mod tests {
     use super::*;
     use crate::config::ListenerPlan;
     use proptest::prelude::*;
-    use rand::SeedableRng;
-    use rand::rngs::SmallRng;
 
     fn downstream(trusted: &[&str]) -> Downstream {
         let mut listener = ListenerPlan::new(([127, 0, 0, 1], 0).into());
@@ -346,7 +302,7 @@ mod tests {
     }
 
     fn written(head: &Parts, downstream: &Downstream) -> Vec<String> {
-        let id = HeaderValue::from_static("id");
+        let id = RequestId::Theirs(HeaderValue::from_static("id"));
         let host = host(head);
         let address = "127.0.0.1:9000".parse().unwrap();
         let outbound = Outbound {
@@ -448,16 +404,6 @@ mod tests {
         let mut trailers = head.headers;
         strip_request_trailers(&mut trailers, &downstream(&["10.0.0.0/8"]));
         assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
-    }
-
-    #[test]
-    fn a_request_id_is_random_unless_a_trusted_proxy_gave_one() {
-        let mut rng = SmallRng::seed_from_u64(1);
-        let head = parts(&[("x-request-id", "theirs")]);
-        assert_eq!(request_id(&head.headers, true, &mut rng), "theirs");
-        let (a, b) = (request_id(&head.headers, false, &mut rng), request_id(&head.headers, false, &mut rng));
-        assert_ne!(a, b);
-        assert!(a.len() == 32 && a.as_bytes().iter().all(u8::is_ascii_hexdigit));
     }
 
     proptest! {

@@ -18,6 +18,7 @@ use super::framing::{self, Framed};
 use super::meter::Meter;
 use super::orca;
 use super::peek::{self, Peek};
+use super::request_id::RequestId;
 use super::route::{Found, Model};
 use super::story::Story;
 use super::{Downstream, Proxy, Refusal, Tunnel, affinity, forwarded, headers, retry, upgrade};
@@ -66,7 +67,7 @@ impl Proxy {
     fn begin(self: &Rc<Self>, downstream: &Rc<Downstream>, head: Parts) -> Box<Story> {
         let now = clock::now();
         let client = forwarded::client_address(&head.headers, downstream);
-        let request_id = headers::request_id(&head.headers, downstream.trusted, &mut *self.rng.borrow_mut());
+        let request_id = RequestId::of(&head.headers, downstream.trusted, &mut *self.rng.borrow_mut());
         Story::begin(head, request_id, client, now, Rc::clone(self), Rc::clone(downstream))
     }
 
@@ -274,10 +275,18 @@ fn whole_seconds(pause: Duration) -> u64 {
 /// Whether the head may pass.
 #[inline]
 fn check(story: &mut Story, downstream: &Downstream) -> Result<Framed, Refusal> {
-    let known_host = downstream.host.borrow();
-    let known = known_host.as_ref().map_or(b"".as_slice(), HeaderValue::as_bytes);
-    let framed = framing::check(&story.head, &downstream.listener, known)?;
-    drop(known_host);
+    let framed = {
+        let known_host = downstream.host.borrow();
+        let known = known_host.as_ref().map_or(b"".as_slice(), HeaderValue::as_bytes);
+        let framed = framing::check(&story.head, &downstream.listener, known);
+        let is_known = framed.as_ref().is_ok_and(|framed| framed.known_host) && story.head.uri.authority().is_none();
+        // Nearly every request: the look-up and a copy of its own are spared.
+        story.host = match &*known_host {
+            Some(known) if is_known => known.clone(),
+            _ => headers::host(&story.head),
+        };
+        framed?
+    };
     if !framed.known_host
         && let Some(host) = story.head.headers.get(header::HOST)
     {
@@ -402,7 +411,7 @@ fn tell(lease: &Lease, error: &UpstreamError, story: &Story) {
     tracing::warn!(
         pool = %lease.pool().name,
         backend = %lease.backend().name,
-        request_id = story.request_id.to_str().unwrap_or_default(),
+        request_id = story.request_id.as_str(),
         attempts = story.attempts,
         cause,
         "request failed: {error}"

@@ -269,8 +269,9 @@ fn a_post_is_done_at_most_once_whatever_dies() {
             other => panic!("{order}: {other}"),
         }
     }
-    // Only what was under way at the moment of a death: at most one for each client and kill.
-    assert!(failed <= 8 * 12, "{failed} of {} failed", answered.len());
+    // Only what was under way at the moment of a death. That moment is two here, when the port closes on connections that
+    // nobody has accepted and when the connections are reset: at most one request for each client, kill and moment.
+    assert!(failed <= 2 * 8 * 12, "{failed} of {} failed", answered.len());
     assert!(answered.len() > 1000);
 }
 

@@ -29,6 +29,7 @@ mod reload;
 mod resources;
 mod retries;
 mod routes;
+mod starting;
 mod sticky;
 mod strategies;
 mod streaming;

@@ -81,10 +81,18 @@ impl Connection {
         if !self.read.is_empty() {
             return false;
         }
-        let mut cx = Context::from_waker(Waker::noop());
         let mut byte = [0u8; 1];
-        let mut buffer = tokio::io::ReadBuf::new(&mut byte);
-        tokio::io::AsyncRead::poll_read(Pin::new(&mut self.stream), &mut cx, &mut buffer).is_pending()
+        match &mut self.stream {
+            // Asks what the event loop has told, and wakes nobody: a fifth of a poll's instructions.
+            Stream::Plain(socket) => {
+                matches!(socket.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Stream::Tls(stream) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                let mut buffer = tokio::io::ReadBuf::new(&mut byte);
+                tokio::io::AsyncRead::poll_read(Pin::new(&mut **stream), &mut cx, &mut buffer).is_pending()
+            }
+        }
     }
 
     /// As [`is_quiet`](Self::is_quiet), but asks the kernel: also sees a close that the event loop has not told yet.
@@ -112,6 +120,10 @@ impl Connection {
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<usize>> {
         if self.counted.must_end() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the backend was removed")));
+        }
+        // Nothing is held while the backend thinks: buffers are for what has come.
+        if self.read.capacity() == 0 && !self.stream.poll_stirs(cx) {
+            return Poll::Pending;
         }
         if self.read.capacity() - self.read.len() < want.min(LEAST_ROOM) {
             if self.read.capacity() == 0 && want <= FIRST_READ {

@@ -80,10 +80,17 @@ impl Setup {
     /// Runs it.
     #[track_caller]
     pub(crate) fn start(self) -> TestProxy {
+        self.start_after(|_| {})
+    }
+
+    /// Runs it after something was done with the address of its first listener, which clients can connect to already.
+    #[track_caller]
+    pub(crate) fn start_after(self, before: impl FnOnce(SocketAddr)) -> TestProxy {
         let log = self.plan.access_log.path.clone();
         let app = App::bind(self.plan, self.source).expect("bind");
         let (address, admin) = (app.listeners()[0].1, app.admin_address().expect("an admin server"));
         let handle = app.handle();
+        before(address);
         let (ended, end) = mpsc::channel();
         std::thread::spawn(move || {
             let summary = app.run().expect("run");
