@@ -98,7 +98,7 @@ impl Proxy {
             let known = self.agreed.borrow().get(&key).copied();
             let http2 = match known {
                 Some(http2) => http2,
-                None => match open(order, lease, story, (Alpn::Either, Alpn::Either)).await {
+                None => match Box::pin(open(order, lease, story, (Alpn::Either, Alpn::Either))).await {
                     Ok(stream) => {
                         let http2 = stream.alpn() == Some(b"h2");
                         first = Some(stream);
@@ -148,13 +148,17 @@ impl Proxy {
         loop {
             let connection = match idle.take() {
                 Some(connection) => connection,
-                None => match open(order, lease, story, (Alpn::Http1, offer(order, lease, Alpn::Http1))).await {
-                    Ok(stream) => Connection::new(stream, &lease.backend().connections),
-                    Err(fault) => {
-                        let error = UpstreamError { fault, sent: false, answered: false };
-                        return Err(FailedAttempt { error, body });
+                // Boxed: it is rare, and most of what a request's future would weigh, which is copied several times.
+                None => {
+                    let alpn = (Alpn::Http1, offer(order, lease, Alpn::Http1));
+                    match Box::pin(open(order, lease, story, alpn)).await {
+                        Ok(stream) => Connection::new(stream, &lease.backend().connections),
+                        Err(fault) => {
+                            let error = UpstreamError { fault, sent: false, answered: false };
+                            return Err(FailedAttempt { error, body });
+                        }
                     }
-                },
+                }
             };
             let exchange = Box::new(self.exchange(order, lease, connection, body, story));
             let failed = match exchange.head(|head| pass_on(order, story, head)).await {
@@ -234,14 +238,27 @@ impl Proxy {
         let mut since = 0;
         loop {
             let ready = first.take();
-            let opening = async {
-                match ready {
-                    Some(stream) => Ok(stream),
-                    None => open(order, lease, story, (Alpn::Http2, offer(order, lease, Alpn::Http2))).await,
+            let taken = if ready.is_none() { self.http2.take(key(lease), since) } else { None };
+            let permit = match taken {
+                Some(permit) => Ok(permit),
+                // Boxed: connections are opened seldom, and what that takes is large.
+                None => {
+                    Box::pin(async {
+                        let opening = async {
+                            match ready {
+                                Some(stream) => Ok(stream),
+                                None => {
+                                    open(order, lease, story, (Alpn::Http2, offer(order, lease, Alpn::Http2))).await
+                                }
+                            }
+                        };
+                        let stream = self.http2.stream(key(lease), &backend.connections, since, opening, patience);
+                        within(order.total, stream).await
+                    })
+                    .await
                 }
             };
-            let stream = self.http2.stream(key(lease), &backend.connections, since, opening, patience);
-            let mut permit = match within(order.total, stream).await {
+            let mut permit = match permit {
                 Ok(permit) => permit,
                 Err(fault) => {
                     let error = UpstreamError { fault, sent: false, answered: false };

@@ -24,7 +24,7 @@ use super::story::Story;
 use super::{Downstream, Proxy, Refusal, Tunnel, affinity, forwarded, headers, retry, upgrade};
 use crate::backend::{BackendId, Ending, stable_hash};
 use crate::clock;
-use crate::config::Protocol;
+use crate::config::{PoolPlan, Protocol};
 use crate::pool::{Ask, Lease, Live, Pool, Priority, RetryReason, Unavailable};
 use crate::upstream::http1::Asks;
 use crate::upstream::{Fault, UpstreamError, is_ending};
@@ -214,7 +214,7 @@ impl Proxy {
         let session = story.session.as_ref().filter(|_| tried.is_empty());
         let pinned = session.and_then(|session| session.backend(&live.set, now));
         let id = story.request_id.as_bytes();
-        let mut ask = Ask { id, key, tried, pinned, queued: false, repeats: false, now };
+        let ask = Ask { id, key, tried, pinned, queued: false, repeats: false, now };
         match pool.lease(Arc::clone(&live), &ask, &mut self.rng.borrow_mut()) {
             Ok(lease) => return Ok(lease),
             Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
@@ -226,9 +226,26 @@ impl Proxy {
             "" => Priority::Normal,
             name => story.head.headers.get(name).map_or(Priority::Normal, |value| Priority::parse(value.as_bytes())),
         };
+        // Boxed: few wait, and every request would carry what it takes.
+        let (lease, waited) = Box::pin(self.wait_for_lease(pool, &plan, priority, ask, total)).await;
+        story.queue += waited;
+        lease
+    }
+
+    /// Waits in the queue until a backend is free for `ask`, and how long that took. `total`: as for
+    /// [`lease`](Self::lease).
+    async fn wait_for_lease(
+        &self,
+        pool: &Arc<Pool>,
+        plan: &PoolPlan,
+        priority: Priority,
+        mut ask: Ask<'_>,
+        total: Option<Instant>,
+    ) -> (Result<Box<Lease>, Refusal>, Duration) {
+        let now = ask.now;
         let waiting = match pool.queue_up(priority, now) {
             Ok(waiting) => waiting,
-            Err(after) => return self.lease_again(pool, &mut ask).ok_or(Refusal::QueueFull(after)),
+            Err(after) => return (self.lease_again(pool, &mut ask).ok_or(Refusal::QueueFull(after)), Duration::ZERO),
         };
         let deadline = now + plan.queue.timeout;
         let deadline = total.map_or(deadline, |total| total.min(deadline));
@@ -236,24 +253,26 @@ impl Proxy {
         loop {
             if tokio::time::timeout_at(deadline.into(), waiting.turn()).await.is_err() {
                 let late = clock::now();
-                story.queue = late.saturating_duration_since(now);
+                let waited = late.saturating_duration_since(now);
                 if total.is_some_and(|total| late >= total) {
-                    return Err(Refusal::BackendTimeout);
+                    return (Err(Refusal::BackendTimeout), waited);
                 }
-                return self.lease_again(pool, &mut ask).ok_or_else(|| Refusal::QueueTimeout(pool.retry_after()));
+                let again = self.lease_again(pool, &mut ask);
+                return (again.ok_or_else(|| Refusal::QueueTimeout(pool.retry_after())), waited);
             }
             ask.now = clock::now();
-            match pool.lease(pool.live(), &ask, &mut self.rng.borrow_mut()) {
-                Ok(lease) => {
-                    story.queue = waiting.served(ask.now);
-                    return Ok(lease);
-                }
-                Err(Unavailable::NoneHealthy) => return Err(Refusal::NoBackend(pool.retry_after())),
-                Err(Unavailable::Held(left)) => return Err(Refusal::NoBackend(whole_seconds(left))),
+            let refusal = match pool.lease(pool.live(), &ask, &mut self.rng.borrow_mut()) {
+                Ok(lease) => return (Ok(lease), waiting.served(ask.now)),
+                Err(Unavailable::NoneHealthy) => Refusal::NoBackend(pool.retry_after()),
+                Err(Unavailable::Held(left)) => Refusal::NoBackend(whole_seconds(left)),
                 // What became free may be where this request has failed: those behind it must not wait for it.
-                Err(Unavailable::Busy) if !tried.is_empty() => waiting.pass_on(),
-                Err(Unavailable::Busy) => {}
-            }
+                Err(Unavailable::Busy) if !ask.tried.is_empty() => {
+                    waiting.pass_on();
+                    continue;
+                }
+                Err(Unavailable::Busy) => continue,
+            };
+            return (Err(refusal), ask.now.saturating_duration_since(now));
         }
     }
 

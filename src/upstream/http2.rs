@@ -123,6 +123,11 @@ impl Drop for StreamPermit {
 }
 
 impl Http2Connections {
+    /// A stream to `backend`, if a connection is open and has room. `since`: as for [`stream`](Self::stream).
+    pub fn take(&self, backend: u64, since: u64) -> Option<StreamPermit> {
+        self.backends.borrow().get(&backend)?.take(since)
+    }
+
     /// A stream to `backend`, over an open connection with room or over one that `connect` makes. `since`: connections
     /// older than that are not used, see [`opened`](Self::opened). `patience`: for the backend's greeting.
     ///
