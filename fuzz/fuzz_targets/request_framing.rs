@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use evenkeel::config::{Address, ListenerPlan};
 use evenkeel::proxy::headers::{Outbound, body_framing, host};
+use evenkeel::proxy::request_id::RequestId;
 use evenkeel::proxy::{Downstream, framing};
 use evenkeel::upstream::http1::Asks;
 use http::{HeaderName, HeaderValue, Request, Version, header};
@@ -36,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     let coded = head.headers.contains_key(header::TRANSFER_ENCODING);
     let has_body = coded || framed.content_length.is_some_and(|length| length > 0);
     let asks = Asks { expect_continue: framed.expect_continue, upgrade: false };
-    let id = HeaderValue::from_static("id");
+    let id = RequestId::Theirs(HeaderValue::from_static("id"));
     let host = host(&head);
     let address: Address = "192.0.2.2:9000".parse().unwrap_or_else(|error| panic!("{error}"));
     let outbound = Outbound {

@@ -16,7 +16,7 @@ mod limits;
 mod meter;
 pub mod orca;
 pub mod peek;
-mod request_id;
+pub mod request_id;
 mod retry;
 mod route;
 mod service;

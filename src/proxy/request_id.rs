@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::{Rng, RngExt as _};
 
 /// Where it stands in a head.
-pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest identifier taken over from a trusted proxy.
 const LONGEST: usize = 128;
