@@ -21,6 +21,7 @@ use crate::tls::{Alpn, TlsError};
 use crate::upstream::http1::request::BodyFraming;
 use crate::upstream::http1::response::{Head, is_event_stream};
 use crate::upstream::http1::{Asks, Connection, Exchange, ExchangeTimeouts};
+use crate::upstream::http2::StreamPermit;
 use crate::upstream::{Fault, Stream, UpstreamError, connect, connect_any};
 
 /// Largest read of a body for an HTTP/2 client: a connection has many streams, and each may have a client that reads
@@ -221,6 +222,36 @@ impl Proxy {
         if story.head.version == http::Version::HTTP_2 { exchange.reading_at_most(STREAM_READ) } else { exchange }
     }
 
+    /// A stream to the leased backend: on a connection opened no earlier than `since`, or on `ready`, or on one made now.
+    async fn permit(
+        &self,
+        order: &Order<'_>,
+        lease: &Lease,
+        story: &mut Story,
+        since: u64,
+        ready: Option<Stream>,
+    ) -> Result<StreamPermit, Fault> {
+        let key = key(lease);
+        if ready.is_none()
+            && let Some(permit) = self.http2.take(key, since)
+        {
+            return Ok(permit);
+        }
+        // Boxed: connections are opened seldom, and what that takes is large.
+        Box::pin(async {
+            let opening = async {
+                match ready {
+                    Some(stream) => Ok(stream),
+                    None => open(order, lease, story, (Alpn::Http2, offer(order, lease, Alpn::Http2))).await,
+                }
+            };
+            let patience = lease.live().plan.timeouts.connect;
+            let stream = self.http2.stream(key, &lease.backend().connections, since, opening, patience);
+            within(order.total, stream).await
+        })
+        .await
+    }
+
     async fn attempt_http2<B>(
         &self,
         order: &Order<'_>,
@@ -233,32 +264,9 @@ impl Proxy {
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
     {
-        let backend = lease.backend();
-        let patience = lease.live().plan.timeouts.connect;
         let mut since = 0;
         loop {
-            let ready = first.take();
-            let taken = if ready.is_none() { self.http2.take(key(lease), since) } else { None };
-            let permit = match taken {
-                Some(permit) => Ok(permit),
-                // Boxed: connections are opened seldom, and what that takes is large.
-                None => {
-                    Box::pin(async {
-                        let opening = async {
-                            match ready {
-                                Some(stream) => Ok(stream),
-                                None => {
-                                    open(order, lease, story, (Alpn::Http2, offer(order, lease, Alpn::Http2))).await
-                                }
-                            }
-                        };
-                        let stream = self.http2.stream(key(lease), &backend.connections, since, opening, patience);
-                        within(order.total, stream).await
-                    })
-                    .await
-                }
-            };
-            let mut permit = match permit {
+            let mut permit = match self.permit(order, lease, story, since, first.take()).await {
                 Ok(permit) => permit,
                 Err(fault) => {
                     let error = UpstreamError { fault, sent: false, answered: false };
