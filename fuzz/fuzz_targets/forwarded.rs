@@ -8,7 +8,7 @@ use std::sync::Arc;
 use evenkeel::config::ListenerPlan;
 use evenkeel::proxy::Downstream;
 use evenkeel::proxy::forwarded::client_address;
-use evenkeel::proxy::headers::request_id;
+use evenkeel::proxy::request_id::RequestId;
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
@@ -38,7 +38,7 @@ fuzz_target!(|input: &[u8]| {
 
     let mut rng = rand::rngs::SmallRng::seed_from_u64(1);
     for trusted in [false, true] {
-        let id = request_id(&headers, trusted, &mut rng);
-        assert!((1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
+        let id = RequestId::of(&headers, trusted, &mut rng);
+        assert!((1..=128).contains(&id.as_bytes().len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
     }
 });
