@@ -92,6 +92,9 @@ struct Hot {
     ramp_window: AtomicU64,
     /// The share of its weight that it begins with, f64 bits.
     ramp_least: AtomicU64,
+    /// The same as the backend's own, here as well for those that keep a record per backend.
+    slot: usize,
+    id: BackendId,
 }
 
 impl Backend {
@@ -125,6 +128,8 @@ impl Backend {
                 ramp_from: AtomicU64::new(u64::MAX),
                 ramp_window: AtomicU64::new(0),
                 ramp_least: AtomicU64::new(0),
+                slot,
+                id,
             },
             health: Mutex::new(health),
             recent: Recent::default(),
@@ -134,6 +139,12 @@ impl Backend {
         };
         backend.set_slow_start(slow_start.as_ref());
         backend
+    }
+
+    /// `slot` and `id`, from the cache line that a pick reads anyway.
+    #[inline]
+    pub fn key(&self) -> (usize, BackendId) {
+        (self.hot.slot, self.hot.id)
     }
 
     /// Requests in flight, from the pick to the last byte.
@@ -161,6 +172,7 @@ impl Backend {
     }
 
     /// The weight as configured, 1..=1000.
+    #[inline]
     pub fn configured_weight(&self) -> u32 {
         self.hot.weight.load(Relaxed)
     }

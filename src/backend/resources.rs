@@ -96,9 +96,9 @@ impl From<bool> for SampleResult {
 }
 
 /// The last samples, read by every pick of some strategies and hence without a lock. A reader that meets a writer may see
-/// the CPU of one sample with the memory of the next: both are true.
+/// the CPU of one sample with the memory of the next: both are true. In this order, so that a pick finds all in one line.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct Samples {
     /// f64 bits; not a number: unknown.
     cpu: AtomicU64,

@@ -38,15 +38,16 @@ pub(super) fn cheapest(costs: impl Iterator<Item = f64>, rng: &mut SmallRng) -> 
 
 /// A candidate with a chance proportional to its share of `total`, the sum of `shares`; never one whose share is 0 while
 /// another's is not.
-pub(super) fn by_share(shares: &[f64], total: f64, rng: &mut SmallRng) -> usize {
+#[inline]
+pub(super) fn by_share(shares: impl Iterator<Item = f64>, total: f64, rng: &mut SmallRng) -> usize {
     let mut left = rng.random::<f64>() * total;
     let mut last = 0;
-    for (index, share) in shares.iter().enumerate() {
+    for (index, share) in shares.enumerate() {
         left -= share;
         if left < 0.0 {
             return index;
         }
-        if *share > 0.0 {
+        if share > 0.0 {
             last = index;
         }
     }

@@ -1,7 +1,7 @@
 //! Resource based: shares by how much of each backend is still free, from samples of CPU and memory and from our own
 //! requests in flight.
 
-use super::choice::{Numbers, by_share, drawn};
+use super::choice::{by_share, drawn};
 use super::{Pick, PickContext, Strategy};
 use crate::backend::Moment;
 use crate::config::ResourceBasedPlan;
@@ -34,24 +34,25 @@ impl ResourceBased {
 
 impl Strategy for ResourceBased {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
+        let (seen, use_of) = self.look(cx);
         let mut total = 0.0;
-        let shares: Numbers = self
-            .look(cx)
+        let shares: Vec<f64> = seen
             .iter()
             .map(|seen| {
-                let free = (1.0 - seen.in_use).max(LEAST_FREE);
+                let free = (1.0 - use_of.backend(seen)).max(LEAST_FREE);
                 let share = seen.weight * free.powi(SHARPNESS);
                 total += share;
                 share
             })
             .collect();
-        let index = by_share(&shares, total, cx.rng);
+        let index = by_share(shares.iter().copied(), total, cx.rng);
         shares.get(index).map(|share| drawn(index, share / total))
     }
 
     /// Use ÷ weight.
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
-        self.look(cx).iter().map(|seen| seen.in_use / seen.weight).collect()
+        let (seen, use_of) = self.look(cx);
+        seen.iter().map(|seen| use_of.backend(seen) / seen.weight).collect()
     }
 }
 
@@ -64,18 +65,57 @@ struct Seen {
     memory: f64,
     /// Requests in flight per slot (or weight).
     load: f64,
-    /// All together: 0 nothing is in use, 1 all, above 1 far more load than the others have.
-    in_use: f64,
+}
+
+/// A sum of what is known, and of how many that is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    sum: f64,
+    count: f64,
+}
+
+impl Known {
+    #[inline]
+    fn add(&mut self, part: f64) {
+        let known = !part.is_nan();
+        self.sum += if known { part } else { 0.0 };
+        self.count += if known { 1.0 } else { 0.0 };
+    }
+
+    fn mean(self) -> Option<f64> {
+        (self.count > 0.0).then(|| self.sum / self.count)
+    }
+}
+
+/// How use is made up in this pick.
+#[derive(Debug, Clone, Copy)]
+struct UseOf {
+    /// (mean of the known, share of the whole)
+    cpu: (f64, f64),
+    memory: (f64, f64),
+    /// Added to each load, and what a load then counts.
+    one: f64,
+    relative: f64,
+}
+
+impl UseOf {
+    /// 0: nothing of it is in use, 1: all, above 1: far more load than the others have.
+    #[inline]
+    fn backend(&self, seen: &Seen) -> f64 {
+        let of = |part: f64, (mean, share): (f64, f64)| if part.is_nan() { mean * share } else { part * share };
+        of(seen.cpu, self.cpu) + of(seen.memory, self.memory) + (seen.load + self.one) * self.relative
+    }
 }
 
 impl ResourceBased {
-    fn look(&self, cx: &PickContext<'_>) -> Vec<Seen> {
+    fn look(&self, cx: &PickContext<'_>) -> (Vec<Seen>, UseOf) {
         let limited = cx.candidates.iter().all(|backend| backend.max_in_flight() != 0);
-        let mut capacity = 0.0;
+        let (mut capacity, mut loads) = (0.0, 0.0);
+        let (mut cpus, mut memories) = (Known::default(), Known::default());
         let now = Moment::of(cx.now);
         // A `Vec`: its elements are written in place, those of a short list on the stack pass through memory twice, which
         // costs more than the allocation.
-        let mut seen: Vec<Seen> = cx
+        let seen = cx
             .candidates
             .iter()
             .map(|backend| {
@@ -83,40 +123,38 @@ impl ResourceBased {
                 let in_flight = f64::from(backend.in_flight());
                 let limit = f64::from(backend.max_in_flight());
                 let slots = if limited { limit } else { weight };
+                let load = in_flight / slots;
                 capacity += slots;
+                loads += load;
                 let sample = backend.resources_within(self.plan.expiry, now);
                 let (cpu, memory, then) = sample.unwrap_or((f64::NAN, f64::NAN, 0));
                 let usual = if limit == 0.0 { 1.0 / USUAL_SLOTS } else { 1.0 / limit };
                 let change = ((in_flight - f64::from(then)) * usual).clamp(-1.0, 1.0);
                 let (cpu, memory) = (brought_up(cpu, change), brought_up(memory, change));
-                Seen { weight, cpu, memory, load: in_flight / slots, in_use: 0.0 }
+                cpus.add(cpu);
+                memories.add(memory);
+                Seen { weight, cpu, memory, load }
             })
             .collect();
-        self.sum_up(&mut seen, capacity);
-        seen
-    }
-
-    fn sum_up(&self, seen: &mut [Seen], capacity: f64) {
-        let count = seen.len().max(1) as f64;
         // Load is relative: the mean counts as half in use, so an even load neither attracts nor repels. One request on
         // an average backend is added to both sides, or the first few of a quiet pool would look like a rush.
-        let one = count / capacity;
-        let mean = seen.iter().map(|seen| seen.load).sum::<f64>() / count;
+        let count = cx.candidates.len().max(1) as f64;
+        (seen, self.made_up(cpus.mean(), memories.mean(), count / capacity, loads / count))
+    }
+
+    /// `one`: the load of one request on an average backend, `mean`: the mean load.
+    fn made_up(&self, cpu: Option<f64>, memory: Option<f64>, one: f64, mean: f64) -> UseOf {
         // A resource that is known of nobody has no say; what is unknown of one counts as the mean of the known.
-        let cpu = mean_of_known(seen.iter().map(|seen| seen.cpu));
-        let memory = mean_of_known(seen.iter().map(|seen| seen.memory));
         let cpu_weight = if cpu.is_some() { self.plan.cpu } else { 0.0 };
         let memory_weight = if memory.is_some() { self.plan.memory } else { 0.0 };
         let weights = cpu_weight + memory_weight + self.plan.in_flight;
-        if weights <= 0.0 {
-            return;
-        }
-        let of = |part: f64, mean: Option<f64>| if part.is_nan() { mean.unwrap_or(0.0) } else { part };
-        let (cpu_weight, memory_weight) = (cpu_weight / weights, memory_weight / weights);
-        let relative = self.plan.in_flight / weights / (2.0 * (mean + one));
-        for seen in seen {
-            let load = (seen.load + one) * relative;
-            seen.in_use = of(seen.cpu, cpu) * cpu_weight + of(seen.memory, memory) * memory_weight + load;
+        // Nothing that counts is known: all are alike.
+        let per_weight = if weights > 0.0 { 1.0 / weights } else { 0.0 };
+        UseOf {
+            cpu: (cpu.unwrap_or(0.0), cpu_weight * per_weight),
+            memory: (memory.unwrap_or(0.0), memory_weight * per_weight),
+            one,
+            relative: self.plan.in_flight * per_weight / (2.0 * (mean + one)),
         }
     }
 }
@@ -127,15 +165,4 @@ impl ResourceBased {
 fn brought_up(part: f64, change: f64) -> f64 {
     let part = part.clamp(0.0, 1.0);
     if change >= 0.0 { part + (1.0 - part) * change } else { part * (1.0 + change) }
-}
-
-fn mean_of_known(parts: impl Iterator<Item = f64>) -> Option<f64> {
-    let (mut sum, mut count) = (0.0, 0.0);
-    for part in parts {
-        if !part.is_nan() {
-            sum += part;
-            count += 1.0;
-        }
-    }
-    (count > 0.0).then(|| sum / count)
 }

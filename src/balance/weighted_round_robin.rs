@@ -37,10 +37,10 @@ impl Strategy for WeightedRoundRobin {
         let mut credits = self.credits.lock().unwrap_or_else(PoisonError::into_inner);
         let mut best: Option<(usize, usize, f64)> = None;
         for (index, (backend, weight)) in cx.candidates.iter().zip(&weights).enumerate() {
-            let credit = entry(&mut credits, backend.slot, backend.id)?;
+            let credit = entry(&mut credits, backend.key())?;
             credit.turns = credit.turns.clamp(-1.0, 1.0) + weight * turn;
             if best.is_none_or(|(_, _, most)| credit.turns > most + EQUAL) {
-                best = Some((index, backend.slot, credit.turns));
+                best = Some((index, backend.key().0, credit.turns));
             }
         }
         let (index, slot, _) = best?;
@@ -65,7 +65,8 @@ impl Strategy for WeightedRoundRobin {
 }
 
 /// The credit of that backend. Slots are dense and reused, so the table is as long as the pool ever was wide.
-fn entry(credits: &mut Vec<Credit>, slot: usize, id: BackendId) -> Option<&mut Credit> {
+#[inline]
+fn entry(credits: &mut Vec<Credit>, (slot, id): (usize, BackendId)) -> Option<&mut Credit> {
     if credits.len() <= slot {
         credits.resize(slot + 1, Credit { id, turns: 0.0 });
     }

@@ -49,7 +49,7 @@ pub(super) struct SimulateArgs {
     /// Write results.csv, report.txt and plots there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Run all that the design requires of the agent, B1 to B19, and say of each whether it holds (about half an hour)
+    /// Run all that the design requires of the agent, B1 to B19, and say of each whether it holds (minutes)
     #[arg(long, conflicts_with_all = ["scenarios", "strategies", "balancers"])]
     bar: bool,
 }

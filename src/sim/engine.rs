@@ -1,9 +1,9 @@
 //! The event loop. Time jumps from event to event; arrivals, work, faults and coins are the scenario's, so two
 //! strategies differ in nothing but their choices (common random numbers).
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::VecDeque;
 
+use super::agenda::{Agenda, What};
 use super::chance::Chance;
 use super::contender::{Contender, Ended, View};
 use super::metrics::{Collector, Finished, Metrics};
@@ -28,17 +28,6 @@ const PROBE_SEED: u64 = 777;
 const APPLICATION_ERROR: u16 = 500;
 const OVERFLOW: u16 = 503;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
-    Step { server: u16, version: u32 },
-    Timeout(u32),
-    Fail(u32),
-    Change(u32),
-    Sample,
-    Check,
-    Probe { balancer: u16, server: u16 },
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Waiting,
@@ -49,7 +38,6 @@ enum State {
 /// A request under way.
 #[derive(Debug, Clone, Copy)]
 struct Request {
-    arrival: Arrival,
     server: usize,
     ticket: u64,
     /// When its service began.
@@ -60,6 +48,42 @@ struct Request {
     load: usize,
     state: State,
     failure: Ending,
+}
+
+/// The requests under way by number, which is that of their arrival. Those that ended are forgotten from the front, so
+/// that a run touches as little memory as it has requests under way.
+#[derive(Debug, Default)]
+struct Requests {
+    first: u32,
+    held: VecDeque<Request>,
+}
+
+impl Requests {
+    /// Takes the next one in and returns its number.
+    fn push(&mut self, request: Request) -> u32 {
+        self.held.push_back(request);
+        self.first + (self.held.len() - 1) as u32
+    }
+
+    /// `None`: it ended.
+    #[inline]
+    fn get_mut(&mut self, id: u32) -> Option<&mut Request> {
+        let request = self.held.get_mut(id.checked_sub(self.first)? as usize)?;
+        (request.state != State::Ended).then_some(request)
+    }
+
+    /// Ends one and returns it, if it did not end before.
+    #[inline]
+    fn end(&mut self, id: u32) -> Option<Request> {
+        let request = self.get_mut(id)?;
+        request.state = State::Ended;
+        let ended = *request;
+        while self.held.front().is_some_and(|request| request.state == State::Ended) {
+            self.held.pop_front();
+            self.first += 1;
+        }
+        Some(ended)
+    }
 }
 
 /// What the health checker knows of a server.
@@ -74,6 +98,7 @@ struct Checked {
 struct RecentLatency {
     rings: Vec<[f32; 8]>,
     counts: Vec<u32>,
+    medians: Vec<f32>,
 }
 
 impl RecentLatency {
@@ -81,7 +106,7 @@ impl RecentLatency {
     const LOADS: usize = 128;
 
     fn new() -> Self {
-        Self { rings: vec![[0.0; 8]; Self::LOADS], counts: vec![0; Self::LOADS] }
+        Self { rings: vec![[0.0; 8]; Self::LOADS], counts: vec![0; Self::LOADS], medians: vec![0.0; Self::LOADS] }
     }
 
     fn record(&mut self, load: usize, latency: f64) {
@@ -89,6 +114,10 @@ impl RecentLatency {
         let count = self.counts[load];
         self.rings[load][(count % 8) as usize] = latency as f32;
         self.counts[load] = count.wrapping_add(1);
+        let held = (self.counts[load] as usize).min(8);
+        let mut recent = self.rings[load];
+        recent[..held].sort_unstable_by(f32::total_cmp);
+        self.medians[load] = recent[held / 2];
     }
 
     /// Median of the last eight latencies at the load nearest to `load`; 0 when there are none.
@@ -96,12 +125,7 @@ impl RecentLatency {
         let load = load.min(Self::LOADS - 1);
         let distances = (0..Self::LOADS).flat_map(|d| [load.checked_add(d), load.checked_sub(d)]).flatten();
         let known = distances.filter(|at| *at < Self::LOADS).find(|at| self.counts[*at] > 0);
-        known.map_or(0.0, |at| {
-            let count = (self.counts[at] as usize).min(8);
-            let mut recent = self.rings[at];
-            recent[..count].sort_unstable_by(f32::total_cmp);
-            f64::from(recent[count / 2])
-        })
+        known.map_or(0.0, |at| f64::from(self.medians[at]))
     }
 }
 
@@ -114,10 +138,9 @@ pub struct Engine<'a> {
     available: Vec<bool>,
     generation: u64,
     in_flight: Vec<Vec<u32>>,
-    requests: Vec<Request>,
+    requests: Requests,
     outstanding: usize,
-    queue: BinaryHeap<Reverse<(u64, u64, What)>>,
-    sequence: u64,
+    agenda: Agenda,
     now: f64,
     collector: Collector<'a>,
     probes: usize,
@@ -137,10 +160,9 @@ impl<'a> Engine<'a> {
             available: servers.iter().map(|server| server.present).collect(),
             generation: 1,
             in_flight: vec![vec![0; count]; contenders.len()],
-            requests: Vec::with_capacity(scenario.arrivals.len()),
+            requests: Requests::default(),
             outstanding: 0,
-            queue: BinaryHeap::new(),
-            sequence: 0,
+            agenda: Agenda::new(count, scenario.events.iter().map(|event| event.at)),
             now: 0.0,
             collector: Collector::new(scenario),
             probe_chance: Chance::new(PROBE_SEED),
@@ -158,27 +180,22 @@ impl<'a> Engine<'a> {
 
     /// The same, and shows the contenders before they go.
     pub fn run_with(mut self, look: impl FnOnce(&[Box<dyn Contender>])) -> Metrics {
-        for (index, event) in self.scenario.events.iter().enumerate() {
-            self.push(event.at, What::Change(index as u32));
-        }
-        self.push(SAMPLE, What::Sample);
-        self.push(CHECK.1, What::Check);
-        let mut arrivals = self.scenario.arrivals.iter();
-        let mut next = arrivals.next();
-        while next.is_some() || self.outstanding > 0 {
-            let due = self.queue.peek().map_or(f64::INFINITY, |Reverse((at, ..))| f64::from_bits(*at));
-            match next {
-                Some(arrival) if arrival.at <= due => {
-                    self.now = arrival.at;
-                    self.arrive(arrival);
-                    next = arrivals.next();
-                }
-                _ => {
-                    let Some(Reverse((at, _, what))) = self.queue.pop() else { break };
-                    self.now = f64::from_bits(at);
-                    self.happen(what);
-                }
+        self.agenda.sample(SAMPLE);
+        self.agenda.check(CHECK.1);
+        // An arrival goes before what happens at the same moment.
+        for arrival in &self.scenario.arrivals {
+            while let Some((at, what)) = self.agenda.next_before(arrival.at) {
+                self.now = at;
+                self.happen(what);
             }
+            self.now = arrival.at;
+            self.arrive(arrival);
+        }
+        while self.outstanding > 0
+            && let Some((at, what)) = self.agenda.next_before(f64::INFINITY)
+        {
+            self.now = at;
+            self.happen(what);
         }
         look(&self.contenders);
         let capacity = |server: &Server| {
@@ -187,12 +204,6 @@ impl<'a> Engine<'a> {
         };
         let capacities: Vec<_> = self.servers.iter().map(capacity).collect();
         self.collector.result(&capacities)
-    }
-
-    fn push(&mut self, at: f64, what: What) {
-        self.sequence += 1;
-        // Times are never negative, so their bits order as they do.
-        self.queue.push(Reverse((at.to_bits(), self.sequence, what)));
     }
 
     /// Calls a contender with its view of the world.
@@ -223,7 +234,6 @@ impl<'a> Engine<'a> {
         self.collector.sent(server, self.now);
         self.in_flight[balancer][server] += 1;
         self.outstanding += 1;
-        let id = self.requests.len() as u32;
         let state = &self.servers[server];
         let failure = match state.fault {
             Fault::Refuse => Some(Ending::ConnectFailed),
@@ -232,8 +242,7 @@ impl<'a> Engine<'a> {
                 state.is_full().then_some(Ending::Served(OVERFLOW))
             }
         };
-        self.requests.push(Request {
-            arrival: *arrival,
+        let id = self.requests.push(Request {
             server,
             ticket: choice.ticket,
             started: self.now,
@@ -245,67 +254,64 @@ impl<'a> Engine<'a> {
         for _ in 0..self.probes {
             let probed = self.probe_chance.below(self.servers.len());
             if self.available[probed] {
-                self.push(self.now + PROBE, What::Probe { balancer: balancer as u16, server: probed as u16 });
+                self.agenda.probe(self.now + PROBE, (balancer as u16, probed as u16));
             }
         }
         if failure.is_some() {
-            self.push(self.now + FAST_FAILURE, What::Fail(id));
+            self.agenda.fail(self.now + FAST_FAILURE, id);
             return;
         }
         self.servers[server].advance(self.now);
         self.servers[server].enqueue(id);
         self.start_waiting(server);
         self.reschedule(server);
-        self.push(self.now + self.scenario.timeout, What::Timeout(id));
+        self.agenda.timeout(self.now + self.scenario.timeout, id);
     }
 
     fn start_waiting(&mut self, server: usize) {
-        let (requests, now) = (&mut self.requests, self.now);
+        let (requests, arrivals, now) = (&mut self.requests, &self.scenario.arrivals, self.now);
         let mut work = |id: u32| {
-            let request = &mut requests[id as usize];
-            if request.state == State::Ended {
-                return None;
-            }
+            let request = requests.get_mut(id)?;
             request.state = State::Active;
             request.started = now;
-            Some((request.arrival.prefill, request.arrival.work - request.arrival.prefill))
+            let arrival = &arrivals[id as usize];
+            Some((arrival.prefill, arrival.work - arrival.prefill))
         };
         while self.servers[server].start_next(&mut work) {}
     }
 
     fn reschedule(&mut self, server: usize) {
-        if let Some((at, version)) = self.servers[server].next_step() {
-            self.push(at, What::Step { server: server as u16, version });
-        }
+        let next = self.servers[server].next_step();
+        self.agenda.step(server, next);
     }
 
     fn happen(&mut self, what: What) {
         match what {
-            What::Step { server, version } => self.step(usize::from(server), version),
+            What::Step(server) => self.step(server),
             What::Timeout(id) | What::Fail(id) => {
-                let failure = self.requests[id as usize].failure;
-                self.finish(id, failure);
+                if let Some(failure) = self.requests.get_mut(id).map(|request| request.failure) {
+                    self.finish(id, failure);
+                }
             }
-            What::Change(index) => self.change(index as usize),
+            What::Change(index) => self.change(index),
             What::Sample => self.sample(),
             What::Check => self.check(),
-            What::Probe { balancer, server } => self.probe(usize::from(balancer), usize::from(server)),
+            What::Probe(balancer, server) => self.probe(usize::from(balancer), usize::from(server)),
         }
     }
 
-    fn step(&mut self, server: usize, version: u32) {
-        match self.servers[server].step(version, self.now) {
+    fn step(&mut self, server: usize) {
+        match self.servers[server].step(self.now) {
             None => {}
             Some(Step::FirstByte(id)) => {
-                let request = &mut self.requests[id as usize];
-                if request.state == State::Active {
+                if let Some(request) = self.requests.get_mut(id) {
                     request.first_byte = Some(self.now);
                 }
                 self.reschedule(server);
             }
             Some(Step::Done(id)) => {
                 let fails = match self.servers[server].fault {
-                    Fault::FailSlow(share) => self.requests[id as usize].arrival.coin < share,
+                    Fault::FailSlow(share) => self.scenario.arrivals[id as usize].coin < share,
                     Fault::None | Fault::Refuse | Fault::FailFast(_) => false,
                 };
                 self.start_waiting(server);
@@ -316,13 +322,8 @@ impl<'a> Engine<'a> {
     }
 
     fn finish(&mut self, id: u32, ending: Ending) {
-        let request = &mut self.requests[id as usize];
-        if request.state == State::Ended {
-            return;
-        }
-        request.state = State::Ended;
-        let request = *request;
-        let Request { arrival, server, .. } = request;
+        let Some(request) = self.requests.end(id) else { return };
+        let (arrival, server) = (&self.scenario.arrivals[id as usize], request.server);
         self.outstanding -= 1;
         self.in_flight[arrival.balancer][server] -= 1;
         let latency = self.now - arrival.at;
@@ -348,6 +349,7 @@ impl<'a> Engine<'a> {
             first_byte: (arrival.prefill > 0.0).then_some(first_byte),
             ok,
             server,
+            balancer: arrival.balancer,
             work: arrival.work,
         });
     }
@@ -395,7 +397,7 @@ impl<'a> Engine<'a> {
         for balancer in 0..self.contenders.len() {
             self.with_contender(balancer, |contender, view| contender.sampled(view, &resources));
         }
-        self.push(now + SAMPLE, What::Sample);
+        self.agenda.sample(now + SAMPLE);
     }
 
     fn check(&mut self) {
@@ -414,7 +416,7 @@ impl<'a> Engine<'a> {
             let available = checked.healthy && self.servers[index].present;
             self.set_available(index, available);
         }
-        self.push(self.now + CHECK.0, What::Check);
+        self.agenda.check(self.now + CHECK.0);
     }
 
     fn probe(&mut self, balancer: usize, server: usize) {

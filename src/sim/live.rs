@@ -55,7 +55,6 @@ struct Inner {
     server: Server,
     /// Work and coin by request; `None`: its client left while it waited.
     requests: Vec<Option<(f64, f64)>>,
-    version: u32,
     /// Requests that arrived, by second.
     arrived: Vec<u32>,
 }
@@ -63,7 +62,7 @@ struct Inner {
 impl LiveServer {
     /// A server with nothing to do.
     pub fn new(plan: &ServerPlan) -> Self {
-        let inner = Inner { server: Server::new(plan), requests: Vec::new(), version: 0, arrived: Vec::new() };
+        let inner = Inner { server: Server::new(plan), requests: Vec::new(), arrived: Vec::new() };
         Self { inner: Mutex::new(inner) }
     }
 
@@ -103,18 +102,15 @@ impl LiveServer {
 
     /// When the next request will be done; `None`: none, as it is.
     pub fn next(&self) -> Option<f64> {
-        let mut inner = self.lock();
-        let (at, version) = inner.server.next_step()?;
-        inner.version = version;
-        Some(at)
+        self.lock().server.next_step()
     }
 
     /// The requests that are done by now: number, and whether the answer is good.
     pub fn due(&self, now: f64) -> Vec<(u32, bool)> {
         let mut inner = self.lock();
         let mut done = Vec::new();
-        while let Some((at, version)) = inner.server.next_step().filter(|(at, _)| *at <= now) {
-            if let Some(Step::Done(id)) = inner.server.step(version, at) {
+        while let Some(at) = inner.server.next_step().filter(|at| *at <= now) {
+            if let Some(Step::Done(id)) = inner.server.step(at) {
                 let coin = inner.requests.get(id as usize).copied().flatten().map_or(1.0, |(_, coin)| coin);
                 let fails = matches!(inner.server.fault, Fault::FailSlow(share) if coin < share);
                 done.push((id, !fails));
@@ -192,6 +188,7 @@ pub fn measure(scenario: &Scenario, answers: &[Answer], arrived: &[Vec<u32>]) ->
             first_byte: None,
             ok: answer.ok,
             server: answer.server,
+            balancer: 0,
             work: answer.work,
         });
     }

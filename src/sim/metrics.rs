@@ -44,6 +44,8 @@ pub struct Metrics {
     pub first_byte_p99: f64,
     /// Streams within both objectives, percent.
     pub both_percent: f64,
+    /// Most failures in a row that one balancer saw of one server.
+    pub failures_in_row: u32,
     /// Requests sent to each server in each second.
     pub sent: Vec<Vec<u32>>,
     /// Per second of arrival: requests, and the sum of their J.
@@ -67,6 +69,9 @@ pub(super) struct Collector<'a> {
     misses: Vec<(u32, u32)>,
     seconds: Vec<(u32, f64)>,
     sent: Vec<Vec<u32>>,
+    /// Failures in a row now, by balancer and server, and the most there were.
+    rows: Vec<Vec<u32>>,
+    failures_in_row: u32,
 }
 
 /// A finished request as the collector needs it.
@@ -78,6 +83,7 @@ pub(super) struct Finished {
     pub(super) first_byte: Option<Option<f64>>,
     pub(super) ok: bool,
     pub(super) server: usize,
+    pub(super) balancer: usize,
     pub(super) work: f64,
 }
 
@@ -98,6 +104,8 @@ impl<'a> Collector<'a> {
             misses: vec![(0, 0); seconds],
             seconds: vec![(0, 0.0); seconds],
             sent: vec![vec![0; scenario.servers.len()]; seconds],
+            rows: vec![vec![0; scenario.servers.len()]; scenario.balancers],
+            failures_in_row: 0,
         }
     }
 
@@ -110,6 +118,10 @@ impl<'a> Collector<'a> {
     pub(super) fn finished(&mut self, request: &Finished) {
         let sla = self.scenario.sla;
         let cost = request.latency + if request.ok { 0.0 } else { FAILURE_COST * sla };
+        if let Some(row) = self.rows.get_mut(request.balancer).and_then(|servers| servers.get_mut(request.server)) {
+            *row = if request.ok { 0 } else { *row + 1 };
+            self.failures_in_row = self.failures_in_row.max(*row);
+        }
         let second = request.arrived as usize;
         if let Some((count, misses)) = self.misses.get_mut(second) {
             *count += 1;
@@ -146,11 +158,14 @@ impl<'a> Collector<'a> {
     /// The result. `available`: for each server its share of the run's work at full use, or `None` if it hardly took
     /// part.
     pub(super) fn result(mut self, capacities: &[Option<f64>]) -> Metrics {
-        self.latencies.sort_unstable_by(f32::total_cmp);
-        self.first_bytes.sort_unstable_by(f32::total_cmp);
         let all = self.requests as f64;
+        let good = self.latencies.len();
         let failures_from = (all * 0.99) as usize;
-        let p99_all = self.latencies.get(failures_from).map_or(self.scenario.timeout, |latency| f64::from(*latency));
+        let [p50, p95, p99, p999] = [0.5, 0.95, 0.99, 0.999].map(|share| rank(good, share));
+        let [p50, p95, p99, p999, p99_all] = ranked(&mut self.latencies, [p50, p95, p99, p999, failures_from]);
+        let p99_all = p99_all.unwrap_or(self.scenario.timeout);
+        let streams = self.first_bytes.len();
+        let [first_byte_p99] = ranked(&mut self.first_bytes, [rank(streams, 0.99)]);
         let percent = |count: u64| if self.requests == 0 { 0.0 } else { 100.0 * count as f64 / all };
         let (recovery, aftermath_percent) = self.aftermath();
         let used: Vec<f64> =
@@ -160,10 +175,10 @@ impl<'a> Collector<'a> {
             j: self.cost / all.max(1.0),
             p99_all,
             mean: mean(&self.latencies),
-            p50: quantile(&self.latencies, 0.5),
-            p95: quantile(&self.latencies, 0.95),
-            p99: quantile(&self.latencies, 0.99),
-            p999: quantile(&self.latencies, 0.999),
+            p50: p50.unwrap_or(0.0),
+            p95: p95.unwrap_or(0.0),
+            p99: p99.unwrap_or(0.0),
+            p999: p999.unwrap_or(0.0),
             error_percent: percent(self.errors),
             good_percent: percent(self.good),
             jain: jain(&used),
@@ -171,8 +186,9 @@ impl<'a> Collector<'a> {
             aftermath_percent,
             recovery,
             first_byte: mean(&self.first_bytes),
-            first_byte_p99: quantile(&self.first_bytes, 0.99),
+            first_byte_p99: first_byte_p99.unwrap_or(0.0),
             both_percent: percent(self.both),
+            failures_in_row: self.failures_in_row,
             sent: self.sent,
             seconds: self.seconds,
         }
@@ -198,13 +214,33 @@ impl<'a> Collector<'a> {
     }
 }
 
-fn mean(sorted: &[f32]) -> f64 {
-    sorted.iter().map(|value| f64::from(*value)).sum::<f64>() / sorted.len().max(1) as f64
+fn mean(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value)).sum::<f64>() / values.len().max(1) as f64
 }
 
-fn quantile(sorted: &[f32], share: f64) -> f64 {
-    let index = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
-    sorted.get(index).map_or(0.0, |value| f64::from(*value))
+/// Where the quantile `share` stands among `count` sorted values.
+fn rank(count: usize, share: f64) -> usize {
+    ((count as f64 * share) as usize).min(count.saturating_sub(1))
+}
+
+/// The values of these ranks, as if `values` were sorted; `None` for a rank beyond them. The highest is found first, and
+/// each among those below the one before: a tenth of the price of sorting.
+fn ranked<const N: usize>(values: &mut [f32], ranks: [usize; N]) -> [Option<f64>; N] {
+    let mut order: [usize; N] = std::array::from_fn(|index| index);
+    order.sort_unstable_by_key(|index| std::cmp::Reverse(ranks[*index]));
+    let mut found = [None; N];
+    let (mut left, mut last) = (values, None);
+    for index in order {
+        let rank = ranks[index];
+        if last.is_some_and(|(at, _)| at == rank) {
+            found[index] = last.map(|(_, value)| value);
+        } else if rank < left.len() {
+            let (below, value, _) = left.select_nth_unstable_by(rank, f32::total_cmp);
+            let value = f64::from(*value);
+            (left, last, found[index]) = (below, Some((rank, value)), Some(value));
+        }
+    }
+    found
 }
 
 /// Jain's index: 1 when all are used alike, 1/n when one does everything.
@@ -223,6 +259,9 @@ mod tests {
         assert!((jain(&[1.0, 1.0, 1.0]) - 1.0).abs() < 1e-12);
         assert!((jain(&[1.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-12);
         let values: Vec<f32> = (0..100).map(|value| value as f32).collect();
-        assert_eq!((quantile(&values, 0.5), quantile(&values, 0.99), quantile(&[], 0.5)), (50.0, 99.0, 0.0));
+        let mut values: Vec<f32> = values.into_iter().rev().collect();
+        let ranks = [rank(100, 0.5), rank(100, 0.99), 100, 99, 0];
+        assert_eq!(ranked(&mut values, ranks), [Some(50.0), Some(99.0), None, Some(99.0), Some(0.0)]);
+        assert_eq!(ranked(&mut [], [rank(0, 0.5)]), [None]);
     }
 }

@@ -3,6 +3,7 @@
 //! A run is one scenario, one seed, one strategy. Arrivals, work, faults and coins depend on scenario and seed alone, so
 //! strategies are compared on identical requests and differences are theirs. `docs/rl.md` says what was found.
 
+mod agenda;
 mod arrivals;
 pub mod bar;
 mod chance;

@@ -244,6 +244,8 @@ pub(super) struct Prequal {
     chance: Chance,
     probes: Vec<Probe>,
     loads: Vec<f64>,
+    /// The same in order.
+    sorted: Vec<f64>,
     oldest_load: usize,
     drop_oldest: bool,
     errors: Vec<f64>,
@@ -266,6 +268,7 @@ impl Prequal {
             chance: Chance::new(seed),
             probes: Vec::new(),
             loads: Vec::new(),
+            sorted: Vec::new(),
             oldest_load: 0,
             drop_oldest: false,
             errors: Vec::new(),
@@ -282,10 +285,22 @@ impl Prequal {
 
     /// The load above which a probed server is hot.
     fn threshold(&self) -> f64 {
-        let mut loads = self.loads.clone();
+        let loads = &self.sorted;
         let rank = ((loads.len() as f64 * self.hot_quantile) as usize).min(loads.len().saturating_sub(1));
-        loads.sort_unstable_by(f64::total_cmp);
         loads.get(rank).copied().unwrap_or(0.0)
+    }
+
+    /// Remembers a load in the place of the oldest.
+    fn remember(&mut self, load: f64) {
+        let place = |sorted: &[f64], load: f64| sorted.partition_point(|other| *other < load);
+        if self.loads.len() < PREQUAL_LOADS {
+            self.loads.push(load);
+        } else {
+            let old = std::mem::replace(&mut self.loads[self.oldest_load], load);
+            self.oldest_load = (self.oldest_load + 1) % PREQUAL_LOADS;
+            self.sorted.remove(place(&self.sorted, old));
+        }
+        self.sorted.insert(place(&self.sorted, load), load);
     }
 
     fn best(&self, threshold: f64) -> usize {
@@ -356,12 +371,7 @@ impl Contender for Prequal {
     }
 
     fn probed(&mut self, server: usize, load: f64, latency: f64, now: f64) {
-        if self.loads.len() < PREQUAL_LOADS {
-            self.loads.push(load);
-        } else {
-            self.loads[self.oldest_load] = load;
-            self.oldest_load = (self.oldest_load + 1) % PREQUAL_LOADS;
-        }
+        self.remember(load);
         if self.probes.len() >= PREQUAL_POOL {
             let oldest = self.oldest();
             self.probes.swap_remove(oldest);

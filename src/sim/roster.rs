@@ -75,17 +75,17 @@ pub fn contender(name: &str, scenario: &Scenario, seed: u64, start: Instant) -> 
     let mut rule = None;
     let mut feed = None;
     for part in parts {
+        if let Some(ejects) = ejection(part)? {
+            rule = Some(ejects);
+            continue;
+        }
         match part {
             "told" => told = true,
-            "envoy" => rule = Some(EjectionRule::ENVOY),
-            "accrual" => rule = Some(EjectionRule::ACCRUAL),
-            "tuned" => rule = Some(EjectionRule::TUNED),
             "first_byte" => feed = Some(StreamFeed::FirstByte),
             "per_token" => feed = Some(StreamFeed::PerToken),
-            other => match (other.strip_prefix("eject="), other.strip_prefix("body=")) {
-                (Some(text), _) => rule = Some(ejection(text)?),
-                (_, Some(share)) => feed = Some(StreamFeed::FirstByteAndBody(number(share)?)),
-                (None, None) => return Err(format!("{name:?}: +{other} is not known")),
+            other => match other.strip_prefix("body=") {
+                Some(share) => feed = Some(StreamFeed::FirstByteAndBody(number(share)?)),
+                None => return Err(format!("{name:?}: +{other} is not known")),
             },
         }
     }
@@ -172,7 +172,32 @@ fn set(plan: &mut RlPlan, key: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn ejection(text: &str) -> Result<EjectionRule, String> {
+/// The name of a peer without its passive ejection, and how many failures in a row it takes until that acts; a run in
+/// which no server failed so often is the same with and without. `None`: not a peer.
+pub(super) fn without_ejection(name: &str) -> Option<(String, u32)> {
+    peer(name.split('+').next()?, 0)?;
+    let mut needed = u32::MAX;
+    let mut kept = Vec::new();
+    for part in name.split('+') {
+        match ejection(part).ok()? {
+            Some(rule) => needed = rule.failures,
+            None => kept.push(part),
+        }
+    }
+    Some((kept.join("+"), needed))
+}
+
+/// The rule that a part of a name stands for; `None`: it stands for something else.
+fn ejection(part: &str) -> Result<Option<EjectionRule>, String> {
+    Ok(match part {
+        "envoy" => Some(EjectionRule::ENVOY),
+        "accrual" => Some(EjectionRule::ACCRUAL),
+        "tuned" => Some(EjectionRule::TUNED),
+        other => other.strip_prefix("eject=").map(spelled_out).transpose()?,
+    })
+}
+
+fn spelled_out(text: &str) -> Result<EjectionRule, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let [failures, base, share, kind] = parts[..] else {
         return Err(format!("{text:?} is not FAILURES/SECONDS/SHARE/accrual|linear"));

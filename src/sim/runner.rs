@@ -1,5 +1,6 @@
 //! Many runs: every strategy in every scenario for every seed, on several threads.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -84,6 +85,28 @@ pub fn single(scenario: &Scenario, strategy: &str, seed: u64, start: Instant) ->
     Ok(Engine::new(scenario, contenders).run())
 }
 
+/// Peers that differ in nothing but passive ejection, which most scenarios never call upon, are run once: results by the
+/// name without ejection, of runs in which it did not act.
+#[derive(Default)]
+struct Untouched(HashMap<String, Metrics>);
+
+impl Untouched {
+    /// Runs one strategy in the scenario that all calls must share, or finds that it was run under another name.
+    fn run(&mut self, scenario: &Scenario, strategy: &str, seed: u64, start: Instant) -> Result<Metrics, String> {
+        let Some((bare, needed)) = roster::without_ejection(strategy) else {
+            return single(scenario, strategy, seed, start);
+        };
+        if let Some(known) = self.0.get(&bare).filter(|known| known.failures_in_row < needed) {
+            return Ok(known.clone());
+        }
+        let metrics = single(scenario, strategy, seed, start)?;
+        if metrics.failures_in_row < needed {
+            self.0.insert(bare, metrics.clone());
+        }
+        Ok(metrics)
+    }
+}
+
 /// A run and its place in the order of results: scenario, strategy, seed.
 type Placed = ((usize, usize, u64), Run);
 
@@ -131,8 +154,9 @@ impl Plan {
             scenario = scenario.with_balancers(balancers);
         }
         let mut runs = Vec::with_capacity(self.strategies.len());
+        let mut untouched = Untouched::default();
         for (place, strategy) in self.strategies.iter().enumerate() {
-            let mut metrics = single(&scenario, strategy, seed, self.start)?;
+            let mut metrics = untouched.run(&scenario, strategy, seed, self.start)?;
             if !self.timelines {
                 metrics.sent = Vec::new();
                 metrics.seconds = Vec::new();

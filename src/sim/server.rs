@@ -98,7 +98,6 @@ pub struct Server {
     active: BinaryHeap<Reverse<(u64, u32)>>,
     first_bytes: BinaryHeap<Reverse<(u64, u32)>>,
     waiting: VecDeque<u32>,
-    version: u32,
     /// Utilisation integrated since the last sample.
     busy: f64,
     /// Seconds it was part of the pool.
@@ -118,7 +117,6 @@ impl Server {
             active: BinaryHeap::new(),
             first_bytes: BinaryHeap::new(),
             waiting: VecDeque::new(),
-            version: 0,
             busy: 0.0,
             present_for: 0.0,
             plan: plan.clone(),
@@ -202,20 +200,16 @@ impl Server {
         true
     }
 
-    /// When the next step happens, and the version under which that is so; `None`: never, as it is.
-    pub(super) fn next_step(&mut self) -> Option<(f64, u32)> {
-        self.version = self.version.wrapping_add(1);
+    /// When the next step happens, as it is now; `None`: never.
+    pub(super) fn next_step(&self) -> Option<f64> {
         let Reverse((done, _)) = *self.active.peek()?;
         let due = self.first_bytes.peek().map_or(done, |Reverse((first, _))| done.min(*first));
         let rate = self.rate();
-        (rate > STANDSTILL).then(|| (self.at + (f64::from_bits(due) - self.clock).max(0.0) / rate, self.version))
+        (rate > STANDSTILL).then(|| self.at + (f64::from_bits(due) - self.clock).max(0.0) / rate)
     }
 
-    /// Takes the step that is due, if the schedule of that version still holds.
-    pub(super) fn step(&mut self, version: u32, now: f64) -> Option<Step> {
-        if self.version != version {
-            return None;
-        }
+    /// Takes the step that is due.
+    pub(super) fn step(&mut self, now: f64) -> Option<Step> {
         self.advance(now);
         let first = self.first_bytes.peek().map(|Reverse((due, _))| *due);
         let done = self.active.peek().map(|Reverse((due, _))| *due);
@@ -262,8 +256,8 @@ mod tests {
         }
         let mut ends = vec![0.0; work.len()];
         while server.start_next(|id| Some((0.0, work[id as usize]))) {}
-        while let Some((at, version)) = server.next_step() {
-            let Some(Step::Done(id)) = server.step(version, at) else { panic!("only ends") };
+        while let Some(at) = server.next_step() {
+            let Some(Step::Done(id)) = server.step(at) else { panic!("only ends") };
             ends[id as usize] = at;
             while server.start_next(|id| Some((0.0, work[id as usize]))) {}
         }
@@ -295,13 +289,12 @@ mod tests {
         let mut server = server(1, Sharing::Slots);
         server.enqueue(0);
         assert!(server.start_next(|_| Some((0.25, 0.75))));
-        let (at, version) = server.next_step().unwrap();
-        assert_eq!((at, server.step(version, at)), (0.25, Some(Step::FirstByte(0))));
+        let at = server.next_step().unwrap();
+        assert_eq!((at, server.step(at)), (0.25, Some(Step::FirstByte(0))));
         server.advance(0.5);
         server.speed = 0.1;
-        let (at, version) = server.next_step().unwrap();
+        let at = server.next_step().unwrap();
         assert!((at - 5.5).abs() < 1e-9);
-        assert_eq!(server.step(version.wrapping_sub(1), at), None, "an old schedule");
-        assert_eq!(server.step(version, at), Some(Step::Done(0)));
+        assert_eq!(server.step(at), Some(Step::Done(0)));
     }
 }

@@ -52,6 +52,26 @@ fn peers_cost_what_the_laboratory_printed() {
     }
 }
 
+/// A plan saves the runs that passive ejection cannot change; what it reports must be what each run would have given.
+#[test]
+fn runs_that_ejection_did_not_touch_are_shared_and_others_are_not() {
+    let names = ["lc", "lc+envoy", "lc+tuned", "wlr+accrual", "wlr+tuned", "rl"];
+    for (file, seed) in [("s18", 0), ("s09", 0)] {
+        let plan = Plan {
+            sources: vec![Source::File(Box::new(suite::find(file).unwrap()))],
+            strategies: names.map(str::to_owned).to_vec(),
+            seeds: 1,
+            balancers: None,
+            threads: 1,
+            timelines: true,
+            start: Instant::now(),
+        };
+        for run in plan.run(&|_, _| {}).unwrap() {
+            assert_eq!(run.metrics, super::tests::run(&scenario(file, seed), &run.strategy), "{file} {}", run.strategy);
+        }
+    }
+}
+
 #[test]
 fn a_run_repeats_from_its_seed() {
     let scenario = scenario("s18", 3);

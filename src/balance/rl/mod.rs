@@ -272,17 +272,19 @@ impl Weighed {
 /// Writes the candidates down as the agent sees them.
 #[inline]
 fn fill(scratch: &mut Scratch, backends: &[Arc<Backend>]) {
-    let total: f64 = backends.iter().map(|backend| f64::from(backend.configured_weight())).sum();
-    let mean = total / backends.len().max(1) as f64;
+    let mut total = 0.0;
     scratch.candidates.clear();
-    scratch.candidates.extend(backends.iter().map(|backend| Candidate {
-        id: backend.id.0,
-        slot: backend.slot,
-        in_flight: backend.in_flight(),
+    scratch.candidates.extend(backends.iter().map(|backend| {
+        let (slot, id) = backend.key();
         // The configured weight: the agent needs no slow start, it learns what a cold backend can take.
-        weight: f64::from(backend.configured_weight()) / mean,
-        cost: Cost::default(),
+        let weight = f64::from(backend.configured_weight());
+        total += weight;
+        Candidate { id: id.0, slot, in_flight: backend.in_flight(), weight, cost: Cost::default() }
     }));
+    let per_mean = backends.len() as f64 / total;
+    for candidate in &mut scratch.candidates {
+        candidate.weight *= per_mean;
+    }
 }
 
 /// What an outcome tells the agent; `None`: nothing.

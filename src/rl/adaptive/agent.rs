@@ -15,6 +15,7 @@ use super::super::statistics::{LearningStats, PerformanceStats};
 use super::super::{Candidate, Cost, Decision, Feedback, Kind, Lesson};
 use super::Settings;
 use super::compile::ERROR_FLOOR;
+use super::drift::Band;
 use super::record::{Record, SLOW_INTERVAL};
 use super::state::State;
 use super::value::{self, BINS};
@@ -77,6 +78,7 @@ pub struct Terms {
 #[derive(Debug)]
 pub struct Agent {
     pub(super) settings: Settings,
+    pub(super) band: Band,
     pub(super) reward: RewardCalculator,
     pub(super) records: Records<Record>,
     pub(super) epsilon: Epsilon,
@@ -119,12 +121,14 @@ impl Dispatch {
     /// Moments are compared with the beginning of a trial, so both are cut to the microsecond in the same way.
     #[inline]
     fn new(in_flight: u32, now: f64) -> Self {
-        Self { in_flight: in_flight.min(u32::from(u16::MAX)), at: (now * 1e6).floor() / 1e6 }
+        // Cut, not rounded: a conversion, where `floor` is a call.
+        let micros = (now * 1e6) as u64;
+        Self { in_flight: in_flight.min(u32::from(u16::MAX)), at: micros as f64 / 1e6 }
     }
 
     #[inline]
     fn pack(self) -> u64 {
-        let micros = (self.at * 1e6).round() as u64;
+        let micros = (self.at * 1e6 + 0.5) as u64;
         u64::from(self.in_flight) << MOMENT_BITS | (micros & ((1 << MOMENT_BITS) - 1))
     }
 
@@ -138,6 +142,7 @@ impl Agent {
     /// An agent that knows nothing.
     pub fn new(settings: Settings) -> Self {
         Self {
+            band: Band::new(settings.learning_rate),
             reward: RewardCalculator { weights: settings.weights },
             records: Records::new(),
             epsilon: Epsilon::new(settings.initial_epsilon, settings.epsilon_decay, settings.min_epsilon),
@@ -214,7 +219,7 @@ impl Agent {
                             scan.slow_trial = Some(index);
                         }
                     }
-                    let (level, drift) = record.present(n, median, self.settings.learning_rate, now);
+                    let (level, drift) = record.present(n, median, &self.band, now);
                     let load = record.curve.value(n) + OWN_LOAD * f64::from(n);
                     let error_price = unit * record.faults.excess();
                     let total = (level * drift * load + error_price) / candidate.weight;
@@ -333,9 +338,8 @@ impl Agent {
         let before = in_flight.saturating_add(1);
         record.drift.advance(before, record.gap(before), now);
         let known = record.known();
-        let alpha = self.settings.learning_rate;
         if seen.ok && known {
-            record.drift.completed(alpha);
+            record.drift.completed(&self.band);
         }
         record.faults.ended(seen.ok, dispatch.at, self.pool_error.get(), now);
         let median = self.median.get();
@@ -353,7 +357,7 @@ impl Agent {
             0.0
         };
         if seen.ok {
-            record.drift.conclude(alpha);
+            record.drift.conclude(&self.band);
         }
         self.lesson(record, n, seen, td_error, now)
     }
@@ -388,7 +392,7 @@ impl Agent {
     fn lesson(&self, record: &Record, n: u32, seen: &Feedback, td_error: f64, now: f64) -> Lesson {
         let median = self.median.get();
         let sla = self.sla(median);
-        let (level, drift) = record.present(n, median, self.settings.learning_rate, now);
+        let (level, drift) = record.present(n, median, &self.band, now);
         let cost = level * drift * (record.curve.value(n) + OWN_LOAD * f64::from(n))
             + self.error_unit(median) * record.faults.excess();
         let own_load = level * drift * OWN_LOAD * f64::from(n);
@@ -420,7 +424,7 @@ impl Agent {
             let cost = level * (value + own_load) / weight;
             return Terms { level, drift: 1.0, value, own_load, error_price: 0.0, weight, cost, state };
         };
-        let (level, drift) = record.present(n, median, self.settings.learning_rate, now);
+        let (level, drift) = record.present(n, median, &self.band, now);
         let value = record.curve.value(n);
         let error_price = self.error_unit(median) * record.faults.excess();
         let errors = u8::from(record.faults.suspected()) + u8::from(record.faults.on_trial());

@@ -25,21 +25,39 @@ const LEAST_RATIO: f64 = 1e-3;
 /// Least time between completions in seconds: keeps divisions finite.
 const LEAST_GAP: f64 = 1e-9;
 
-/// Exposure and multiplier of one backend.
+/// What the learning rate α means for the drift, worked out once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Band {
+    alpha: f64,
+    /// A ratio of fast to slow mean between 1 ÷ this and this is chance: e to the power of the deadband.
+    chance: f64,
+    deadband: f64,
+}
+
+impl Band {
+    /// The standard error of the ratio by chance is √(α / (2 − α)): gaps are exponential.
+    pub(super) fn new(alpha: f64) -> Self {
+        let chance = 1.0 + DEADBAND * (alpha / (2.0 - alpha)).sqrt();
+        Self { alpha, chance, deadband: chance.ln() }
+    }
+}
+
+/// Exposure and multiplier of one backend. A pick reads the first four.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Drift {
     /// x: completions expected since the last one.
     exposure: Number,
     /// Until when `exposure` is up to date, seconds.
     since: Number,
-    /// f: fast mean of x.
-    fast: Number,
     /// x̄: slow mean of x.
     slow: Number,
-    /// j: completions seen.
-    completions: AtomicU32,
     /// m as of the last completion.
     multiplier: Number,
+    /// f: fast mean of x.
+    fast: Number,
+    /// j: completions seen.
+    completions: AtomicU32,
 }
 
 /// The part that is saved.
@@ -69,16 +87,16 @@ impl Drift {
     /// Forgets everything.
     pub(super) fn reset(&self, now: f64) {
         self.since.set(now);
-        self.resume(Means { fast: 1.0, slow: 1.0, completions: 0 }, 0.0);
+        self.resume(Means { fast: 1.0, slow: 1.0, completions: 0 }, &Band::new(0.0));
     }
 
     /// Goes on from means that were saved.
-    pub(super) fn resume(&self, means: Means, alpha: f64) {
+    pub(super) fn resume(&self, means: Means, band: &Band) {
         self.exposure.set(0.0);
         self.fast.set(means.fast);
         self.slow.set(means.slow);
         self.completions.store(means.completions, Relaxed);
-        self.multiplier.set(if alpha > 0.0 { self.judge(means.fast, alpha) } else { 1.0 });
+        self.multiplier.set(if band.alpha > 0.0 { self.judge(means.fast, band) } else { 1.0 });
     }
 
     /// What is worth saving.
@@ -92,18 +110,35 @@ impl Drift {
         self.multiplier.get()
     }
 
-    /// x as of now, with `n` in flight of which one should end every `gap · n` seconds.
+    /// `gap` times what x has grown by since it was brought up to date, with `n` in flight.
+    #[inline]
+    fn waited(&self, n: u32, now: f64) -> f64 {
+        f64::from(n) * (now - self.since.get()).max(0.0)
+    }
+
+    /// x as of now, with `n` in flight of which one should end every `gap ÷ n` seconds.
     #[inline]
     fn exposure_now(&self, n: u32, gap: f64, now: f64) -> f64 {
-        self.exposure.get() + f64::from(n) * (now - self.since.get()).max(0.0) / gap.max(LEAST_GAP)
+        self.exposure.get() + self.waited(n, now) / gap.max(LEAST_GAP)
     }
 
     /// m as of now: as of the last completion, unless the present gap is already long.
     #[inline]
-    pub(super) fn multiplier_now(&self, n: u32, gap: f64, now: f64, alpha: f64) -> f64 {
-        let slow = self.slow.get();
+    pub(super) fn multiplier_now(&self, n: u32, gap: f64, now: f64, band: &Band) -> f64 {
+        // x > 2 x̄, without the division that every candidate of every pick would pay.
+        let until_stall = STALL * self.slow.get() - self.exposure.get();
+        if self.waited(n, now) > until_stall * gap.max(LEAST_GAP) {
+            self.stalled(n, gap, now, band)
+        } else {
+            self.multiplier.get()
+        }
+    }
+
+    /// m while the present gap is long: as if it ended now.
+    #[inline(never)]
+    fn stalled(&self, n: u32, gap: f64, now: f64, band: &Band) -> f64 {
         let x = self.exposure_now(n, gap, now);
-        if x > STALL * slow { self.judge(self.fast.get() + alpha * (x - slow), alpha) } else { self.multiplier.get() }
+        self.judge(self.fast.get() + band.alpha * (x - self.slow.get()), band)
     }
 
     /// The count in flight is about to change from `n`: brings x up to date. `gap` is ρ P(n − 1) in seconds; `None`
@@ -126,9 +161,9 @@ impl Drift {
 
     /// A request completed well.
     #[inline]
-    pub(super) fn completed(&self, alpha: f64) {
+    pub(super) fn completed(&self, band: &Band) {
         let x = self.exposure.get().min(GAP_CAP);
-        self.fast.approach(x, alpha);
+        self.fast.approach(x, band.alpha);
         let seen = self.completions.load(Relaxed);
         self.slow.approach(x, SLOW_STEP.max(1.0 / (f64::from(seen) + 2.0)));
         self.completions.store(seen.saturating_add(1), Relaxed);
@@ -137,21 +172,28 @@ impl Drift {
 
     /// Forms m anew from the means.
     #[inline]
-    pub(super) fn conclude(&self, alpha: f64) {
-        self.multiplier.set(self.judge(self.fast.get(), alpha));
+    pub(super) fn conclude(&self, band: &Band) {
+        self.multiplier.set(self.judge(self.fast.get(), band));
     }
 
     /// The multiplier that the fast mean `fast` means: `exp(± clamp(2 (|a| − deadband), 0, |a|))`, `a = ln(f / x̄)`.
-    /// The standard error of the ratio by chance is √(α / (2 − α)): gaps are exponential.
-    fn judge(&self, fast: f64, alpha: f64) -> f64 {
-        if self.completions.load(Relaxed) < MINIMUM {
+    #[inline]
+    fn judge(&self, fast: f64, band: &Band) -> f64 {
+        let slow = self.slow.get().max(LEAST_GAP);
+        let by_chance = fast <= slow * band.chance && fast * band.chance >= slow;
+        if by_chance || self.completions.load(Relaxed) < MINIMUM {
             return 1.0;
         }
-        let a = (fast / self.slow.get().max(LEAST_GAP)).max(LEAST_RATIO).ln();
-        let deadband = (1.0 + DEADBAND * (alpha / (2.0 - alpha)).sqrt()).ln();
-        let believed = (2.0 * (a.abs() - deadband)).clamp(0.0, a.abs());
-        if believed == 0.0 { 1.0 } else { (believed * a.signum()).exp() }
+        believed(fast / slow, band.deadband)
     }
+}
+
+/// The part of a ratio that is beyond the deadband, twice, but not more than the ratio.
+#[inline(never)]
+fn believed(ratio: f64, deadband: f64) -> f64 {
+    let a = ratio.max(LEAST_RATIO).ln();
+    let believed = (2.0 * (a.abs() - deadband)).clamp(0.0, a.abs());
+    (believed * a.signum()).exp()
 }
 
 #[cfg(test)]
@@ -160,6 +202,10 @@ mod tests {
 
     const ALPHA: f64 = 0.1;
 
+    fn band() -> Band {
+        Band::new(ALPHA)
+    }
+
     /// Requests one after the other, each lasting `latency`, where `gap` was expected.
     fn serve(drift: &Drift, now: &mut f64, count: usize, latency: f64, gap: f64) {
         for _ in 0..count {
@@ -167,8 +213,8 @@ mod tests {
             drift.woken();
             *now += latency;
             drift.advance(1, Some(gap), *now);
-            drift.completed(ALPHA);
-            drift.conclude(ALPHA);
+            drift.completed(&band());
+            drift.conclude(&band());
         }
     }
 
@@ -189,8 +235,8 @@ mod tests {
         serve(&drift, &mut now, 200, 0.1, 0.1);
         drift.advance(0, Some(0.1), now);
         drift.woken();
-        assert_eq!(drift.multiplier_now(4, 0.1, now + 0.02, ALPHA), 1.0);
-        assert!(drift.multiplier_now(4, 0.1, now + 1.0, ALPHA) > 3.0);
+        assert_eq!(drift.multiplier_now(4, 0.1, now + 0.02, &band()), 1.0);
+        assert!(drift.multiplier_now(4, 0.1, now + 1.0, &band()) > 3.0);
         assert_eq!(drift.multiplier(), 1.0, "nothing is stored by looking");
     }
 

@@ -28,23 +28,24 @@ const CONFIRM: f64 = 0.25;
 /// Failures added, and requests, to a backend's rate when the pool's is formed: nobody starts at zero.
 const POOL_PRIOR: (f64, f64) = (0.05, 10.0);
 
-/// The error state of one backend.
+/// The error state of one backend. A pick reads the first two.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Faults {
+    /// e⁺: significant excess of the error rate, 0-1.
+    excess: Number,
+    /// When the next trial is due.
+    next_trial: Number,
     /// N: ended requests, decaying.
     ends: Number,
     /// F: failed requests, decaying.
     failures: Number,
     /// When N and F were last brought up to date.
     updated: Number,
-    /// e⁺: significant excess of the error rate, 0-1.
-    excess: Number,
     /// g: interval of trials in seconds; 0: no offence yet.
     interval: Number,
     /// When g last changed.
     interval_at: Number,
-    /// When the next trial is due.
-    next_trial: Number,
     /// When the last trial began; infinite after a failure, until the next begins.
     trial_began: Number,
 }
@@ -162,7 +163,7 @@ impl Faults {
 
     fn fade(&self, now: f64, factor: f64) {
         let age = (now - self.updated.get()).max(0.0);
-        let decay = 0.5_f64.powf(age / HALF_LIFE) * factor;
+        let decay = (-age / HALF_LIFE).exp2() * factor;
         self.updated.set(now.max(self.updated.get()));
         self.ends.set(self.ends.get() * decay);
         self.failures.set(self.failures.get() * decay);

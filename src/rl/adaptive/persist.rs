@@ -102,7 +102,7 @@ impl Agent {
         record.set_cells(&Cells { count, mean });
         let (fast, slow, completions) = saved.drift;
         record.drift.reset(now);
-        record.drift.resume(Means { fast, slow, completions }, self.settings.learning_rate);
+        record.drift.resume(Means { fast, slow, completions }, &self.band);
         let (ends, failures, interval, interval_age) = saved.faults;
         record.faults.resume(faults::Record { ends, failures, interval, interval_age }, now);
         record.mark_sampled(now);

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use super::super::atomic::Number;
 use super::super::records;
 use super::super::statistics::Tally;
-use super::drift::Drift;
+use super::drift::{Band, Drift};
 use super::faults::Faults;
 use super::value::{BINS, Cells, Curve, bin};
 
@@ -37,9 +37,10 @@ const SLOW_LONGEST: f64 = 8.0;
 /// The trial was fast: the next one as soon as the backend is idle.
 const AT_ONCE: f64 = -1.0;
 
-/// One backend.
+/// One backend. In this order: what a pick reads of every candidate is in the first two cache lines, and in the one of
+/// the curve that its load is in.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub(super) struct Record {
     owner: AtomicU64,
     /// L: typical latency, seconds; 0: never sampled.
@@ -132,7 +133,7 @@ impl Record {
 
     /// L and m as they count now: an old excess fades, in the cost only.
     #[inline]
-    pub(super) fn present(&self, n: u32, median: f64, alpha: f64, now: f64) -> (f64, f64) {
+    pub(super) fn present(&self, n: u32, median: f64, band: &Band, now: f64) -> (f64, f64) {
         let level = self.level.get();
         if level <= 0.0 {
             return (if median > 0.0 { median } else { 1e-3 }, 1.0);
@@ -143,7 +144,7 @@ impl Record {
             1.0 + (self.drift.multiplier() - 1.0) * fade
         } else {
             let gap = self.holding.get() * level * self.curve.q(n - 1);
-            self.drift.multiplier_now(n, gap, now, alpha)
+            self.drift.multiplier_now(n, gap, now, band)
         };
         (faded, drift)
     }

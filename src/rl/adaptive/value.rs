@@ -44,11 +44,13 @@ const LEAST: f64 = 1e-3;
 /// The bin of `n` requests in flight.
 #[inline]
 pub(super) fn bin(n: u32) -> usize {
-    if (n as usize) < SINGLE {
-        n as usize
-    } else {
-        (SINGLE + ((f64::from(n) / SINGLE as f64).log2() * PER_DOUBLING) as usize).min(BINS - 1)
-    }
+    if (n as usize) < SINGLE { n as usize } else { wide_bin(n) }
+}
+
+/// Apart, so that what asks for the bin of an ordinary load stays small enough to be inlined.
+#[cold]
+fn wide_bin(n: u32) -> usize {
+    (SINGLE + ((f64::from(n) / SINGLE as f64).log2() * PER_DOUBLING) as usize).min(BINS - 1)
 }
 
 /// The load that each bin stands for.
