@@ -168,6 +168,44 @@ fn every_configuration_we_ship_parses() {
     }
 }
 
+/// What docs/reliability.md names as proof exists: tests by their names (or their beginnings), paths, and files of tests.
+#[test]
+fn the_reliability_page_names_what_there_is() {
+    let files: Vec<Source> = ["src", "tests"].into_iter().flat_map(sources).collect();
+    let named = |file: &str, name: &str| {
+        let found = files.iter().filter(|source| source.path.ends_with(".rs") && source.path.contains(file));
+        found.flat_map(|source| source.text.match_indices("fn ").map(|(at, _)| &source.text[at + 3..])).any(|text| {
+            text.strip_prefix(name.trim_end_matches('…'))
+                .is_some_and(|rest| name.ends_with('…') || rest.starts_with('('))
+        })
+    };
+    let page = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
+    let (mut names, mut wrong) = (0, Vec::new());
+    for proof in page.lines().filter_map(|line| line.strip_prefix("| ")?.trim_end_matches(" |").rsplit("| ").next()) {
+        let mut file = "";
+        for word in proof.split([' ', ',', ';', '(', ')', '`']).filter(|word| !word.is_empty()) {
+            let is_path = ["src/", "tests/", "scripts/"].iter().any(|folder| word.starts_with(folder));
+            let path = word.trim_end_matches(':');
+            if is_path && !root().join(path).exists() {
+                wrong.push(path.to_owned());
+            }
+            if word.ends_with(':') {
+                file = path;
+            }
+            let is_name =
+                word.matches('_').count() >= 2 && word.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_' | '…'));
+            if is_name && !word.starts_with("evenkeel") {
+                names += 1;
+                if !named(file, word) {
+                    wrong.push(format!("{file}: {word}"));
+                }
+            }
+        }
+    }
+    assert!(names > 100, "{names}");
+    assert!(wrong.is_empty(), "docs/reliability.md names what is not there: {wrong:#?}");
+}
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

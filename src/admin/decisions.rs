@@ -58,7 +58,7 @@ struct FilteredView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Outcome)]
 struct OutcomeView {
-    /// ok, error_status, connect_failed, timeout, reset or client_gone.
+    /// ok, error_status, connect_failed, starved, timeout, reset or client_gone.
     end: &'static str,
     status: Option<u16>,
     total_ms: f64,

@@ -14,7 +14,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ending, Outcome, ProbeResult, Tally};
+use super::{Outcome, ProbeResult, Tally};
 use crate::config::{HealthPlan, OutlierPlan, ProbeKind};
 
 /// An ejection never lasts longer than this, whatever is configured: it keeps the arithmetic of times in range.
@@ -276,6 +276,7 @@ impl Health {
         let answering = answers > self.answers_seen;
         self.answers_seen = answers;
         let reason = match result {
+            ProbeResult::Starved => return None,
             ProbeResult::Passed => {
                 self.probe_passed();
                 Reason::ProbePassed
@@ -333,7 +334,7 @@ impl Health {
 
     /// A request ended `now`. When the pool's cap forbids one more ejection, the next failure asks again.
     pub fn served(&mut self, outcome: &Outcome, now: Instant, peers: &Peers) -> Option<HealthChange> {
-        if outcome.ending == Ending::ClientGone || self.ejected_until.is_some() || self.predates(outcome, now) {
+        if outcome.ending.says_nothing() || self.ejected_until.is_some() || self.predates(outcome, now) {
             return None;
         }
         if !outcome.ending.blames_backend() {

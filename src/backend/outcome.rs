@@ -9,6 +9,8 @@ pub enum Ending {
     Served(u16),
     /// No connection, or no TLS session, could be made.
     ConnectFailed,
+    /// We had no descriptor or memory for a connection.
+    Starved,
     /// A deadline of ours passed while the backend was to speak.
     TimedOut,
     /// The connection ended, or spoke nonsense, before the response was whole.
@@ -24,8 +26,13 @@ impl Ending {
         match self {
             Self::Served(status) => status >= 500 || status == 429,
             Self::ConnectFailed | Self::TimedOut | Self::Reset => true,
-            Self::ClientGone => false,
+            Self::Starved | Self::ClientGone => false,
         }
+    }
+
+    /// Whether it says nothing about the backend, good or bad.
+    pub fn says_nothing(self) -> bool {
+        matches!(self, Self::Starved | Self::ClientGone)
     }
 }
 

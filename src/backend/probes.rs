@@ -18,11 +18,13 @@ pub enum ProbeResult {
     Loading,
     /// The backend said that it takes no more at present: full, or broken.
     Busy,
+    /// We had no descriptor or memory to ask it.
+    Starved,
 }
 
 impl ProbeResult {
     /// Every result, in the order of the counters.
-    pub const ALL: [Self; 5] = [Self::Passed, Self::Failed, Self::TimedOut, Self::Loading, Self::Busy];
+    pub const ALL: [Self; 6] = [Self::Passed, Self::Failed, Self::TimedOut, Self::Loading, Self::Busy, Self::Starved];
 
     /// The label in metrics and the admin API.
     pub fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl ProbeResult {
             Self::TimedOut => "timeout",
             Self::Loading => "loading",
             Self::Busy => "busy",
+            Self::Starved => "starved",
         }
     }
 }

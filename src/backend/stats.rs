@@ -61,6 +61,8 @@ pub enum AttemptResult {
     ErrorStatus,
     /// No connection or TLS session.
     ConnectFailed,
+    /// No descriptor or memory of ours for a connection.
+    Starved,
     /// Out of time.
     Timeout,
     /// The connection broke before the response was whole.
@@ -71,8 +73,8 @@ pub enum AttemptResult {
 
 impl AttemptResult {
     /// Every result, in the order of the counters.
-    pub const ALL: [Self; 6] =
-        [Self::Ok, Self::ErrorStatus, Self::ConnectFailed, Self::Timeout, Self::Reset, Self::ClientGone];
+    pub const ALL: [Self; 7] =
+        [Self::Ok, Self::ErrorStatus, Self::ConnectFailed, Self::Starved, Self::Timeout, Self::Reset, Self::ClientGone];
 
     /// Of an ending.
     #[inline]
@@ -81,6 +83,7 @@ impl AttemptResult {
             Ending::Served(_) if ending.blames_backend() => Self::ErrorStatus,
             Ending::Served(_) => Self::Ok,
             Ending::ConnectFailed => Self::ConnectFailed,
+            Ending::Starved => Self::Starved,
             Ending::TimedOut => Self::Timeout,
             Ending::Reset => Self::Reset,
             Ending::ClientGone => Self::ClientGone,
@@ -93,6 +96,7 @@ impl AttemptResult {
             Self::Ok => "ok",
             Self::ErrorStatus => "error_status",
             Self::ConnectFailed => "connect_failed",
+            Self::Starved => "starved",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::ClientGone => "client_gone",
@@ -162,6 +166,8 @@ impl Stats {
                     self.averages.record(Sample::AtLeast { seconds: outcome.total.as_secs_f64() }, at);
                 }
             }
+            // Nobody was asked, nothing was learned.
+            AttemptResult::Starved => {}
             AttemptResult::ErrorStatus
             | AttemptResult::ConnectFailed
             | AttemptResult::Timeout
@@ -273,6 +279,7 @@ mod tests {
             (Ending::Served(429), AttemptResult::ErrorStatus),
             (Ending::Served(503), AttemptResult::ErrorStatus),
             (Ending::ConnectFailed, AttemptResult::ConnectFailed),
+            (Ending::Starved, AttemptResult::Starved),
             (Ending::TimedOut, AttemptResult::Timeout),
             (Ending::Reset, AttemptResult::Reset),
             (Ending::ClientGone, AttemptResult::ClientGone),

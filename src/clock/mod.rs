@@ -5,6 +5,7 @@ mod sweep;
 
 pub use sweep::{Deadline, TICK, coarse_millis, run as run_sweep, wake_waiting};
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 /// The present moment: tokio's, hence virtual under `tokio::time::pause`.
@@ -17,4 +18,11 @@ pub fn now() -> Instant {
 pub fn wall_seconds() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+/// Seconds since somebody first asked in this process, by a clock that nobody sets.
+pub fn steady_seconds() -> u64 {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let now = now();
+    now.saturating_duration_since(*ORIGIN.get_or_init(|| now)).as_secs()
 }

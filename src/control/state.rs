@@ -1,6 +1,7 @@
 //! The learned state of strategies on disk: taken over at the start, written every interval and at the end. A damaged
 //! file is set aside, never fatal.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,14 +69,31 @@ pub(super) fn save(pool: &Pool, failing: &mut bool) {
     let Some(store) = &live.plan.strategy.rl.store else { return };
     let Some(bytes) = live.strategy.save(&live.set.members, clock::now()) else { return };
     match write(Path::new(&store.path), &bytes) {
-        Ok(()) => *failing = false,
-        Err(error) => {
-            if !*failing {
-                let path = store.path.display();
-                tracing::warn!(pool = %pool.name, %path, "learned state cannot be written, trying again: {error}");
+        Ok(()) => {
+            if std::mem::take(failing) {
+                tracing::info!(pool = %pool.name, path = %store.path.display(), "learned state is written again");
             }
-            *failing = true;
         }
+        Err(error) => {
+            if !std::mem::replace(failing, true) {
+                let (path, cure) = (store.path.display(), cure(&error));
+                tracing::warn!(pool = %pool.name, %path, cure, "learned state cannot be written, trying again: {error}");
+            }
+        }
+    }
+}
+
+/// What an operator can do about a failed save; the file before it is as it was.
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk",
+        io::ErrorKind::FileTooLarge => "raise the limit of file sizes (ulimit -f)",
+        io::ErrorKind::PermissionDenied => "let the user of this process write in its directory",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "its file system is read-only: choose another path, or allow it (ReadWritePaths)"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "its directory is none: move what is there",
+        _ => "see that its directory can be written, or choose another path (rl.store.path)",
     }
 }
 

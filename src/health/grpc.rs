@@ -41,19 +41,19 @@ pub(super) async fn judge(response: Response<Incoming>) -> Answer {
             Err(other) => trailers = other.into_trailers().ok(),
         }
         if bytes.len() > BODY_LIMIT {
-            return Err("the answer is too long".to_owned());
+            return Err("the answer is too long".to_owned().into());
         }
     }
     let code = grpc_status(trailers.as_ref()).or_else(|| grpc_status(Some(&head.headers)));
     match code {
-        None => return Err("no grpc-status".to_owned()),
+        None => return Err("no grpc-status".to_owned().into()),
         Some(0) => {}
         Some(5) => return Ok((ProbeResult::Failed, "grpc-status 5: the service is not known there".to_owned())),
         Some(12) => return Ok((ProbeResult::Failed, "grpc-status 12: it has no health service".to_owned())),
         Some(code) => return Ok((ProbeResult::Failed, format!("grpc-status {code}"))),
     }
     match serving_status(bytes.get(FRAME_HEAD..).unwrap_or_default()) {
-        None => Err("not a health response".to_owned()),
+        None => Err("not a health response".to_owned().into()),
         Some(1) => Ok((ProbeResult::Passed, "serving".to_owned())),
         Some(0) => Ok((ProbeResult::Failed, "serving status unknown".to_owned())),
         Some(2) => Ok((ProbeResult::Failed, "not serving".to_owned())),

@@ -23,7 +23,7 @@ use crate::backend::{Backend, ProbeReport, ProbeResult};
 use crate::clock;
 use crate::config::{Address, PoolPlan, ProbeKind, Protocol};
 use crate::tls::{Alpn, Clients};
-use crate::upstream::Stream;
+use crate::upstream::{Stream, is_shortage};
 
 /// Bytes of a probe's response body that are read: enough for any health page, so that a polite backend is not cut off.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
@@ -38,19 +38,36 @@ pub async fn probe(backend: &Backend, plan: &PoolPlan, clients: &Clients) -> Pro
     let start = clock::now();
     let (result, detail) = match tokio::time::timeout(plan.health.timeout, ask(backend, plan, clients)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(detail)) => (ProbeResult::Failed, detail),
+        Ok(Err(Trouble(result, detail))) => (result, detail),
         Err(_) => (ProbeResult::TimedOut, format!("no answer within {:?}", plan.health.timeout)),
     };
     ProbeReport { result, detail, took: clock::now().saturating_duration_since(start) }
 }
 
 /// What was found, or why nothing could be.
-pub(super) type Answer = Result<(ProbeResult, String), String>;
+pub(super) type Answer = Result<(ProbeResult, String), Trouble>;
+
+/// Why nothing could be found; the backend's fault unless said otherwise.
+#[derive(Debug)]
+pub(super) struct Trouble(ProbeResult, String);
+
+impl From<String> for Trouble {
+    fn from(detail: String) -> Self {
+        Self(ProbeResult::Failed, detail)
+    }
+}
+
+impl Trouble {
+    fn of_connect(error: &io::Error) -> Self {
+        let result = if is_shortage(error) { ProbeResult::Starved } else { ProbeResult::Failed };
+        Self(result, format!("cannot connect: {error}"))
+    }
+}
 
 async fn ask(backend: &Backend, plan: &PoolPlan, clients: &Clients) -> Answer {
     match plan.health.kind {
         ProbeKind::Tcp => {
-            connect(&backend.address).await.map_err(told("cannot connect"))?;
+            connect(&backend.address).await.map_err(|error| Trouble::of_connect(&error))?;
             Ok((ProbeResult::Passed, "connected".to_owned()))
         }
         ProbeKind::Http => {
@@ -67,8 +84,8 @@ async fn ask(backend: &Backend, plan: &PoolPlan, clients: &Clients) -> Answer {
 }
 
 /// A connection as requests use it.
-async fn reach(backend: &Backend, plan: &PoolPlan, clients: &Clients, alpn: Option<Alpn>) -> Result<Stream, String> {
-    let stream = connect(&backend.address).await.map_err(told("cannot connect"))?;
+async fn reach(backend: &Backend, plan: &PoolPlan, clients: &Clients, alpn: Option<Alpn>) -> Result<Stream, Trouble> {
+    let stream = connect(&backend.address).await.map_err(|error| Trouble::of_connect(&error))?;
     let connector = clients.connector(plan, &backend.name).map_err(told("no TLS"))?;
     let (Some(connector), Some(alpn)) = (connector, alpn) else { return Ok(Stream::Plain(stream)) };
     let stream = connector.connect(stream, alpn).await.map_err(told("TLS handshake"))?;

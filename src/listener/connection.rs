@@ -23,6 +23,7 @@ use tokio_util::io::poll_read_buf;
 use super::entrance::Admitted;
 use super::http2;
 use super::io::{Activity, Io};
+use super::last::{has_impossible_length, linger, refuse};
 use crate::clock::{self, Deadline};
 use crate::config::ListenerPlan;
 use crate::proxy::{Cut, Downstream, Proxy};
@@ -118,6 +119,10 @@ pub(super) async fn serve(admitted: Admitted, proxy: Rc<Proxy>, entry: &Entry) {
         };
         if sniff && prefix.starts_with(PREFACE) {
             return http2::serve(stream, prefix, &downstream, &proxy, entry).await;
+        }
+        if has_impossible_length(&prefix) {
+            proxy.shared.cut(Cut::Malformed);
+            return refuse(stream, entry).await;
         }
         match serve_http1(stream, prefix, &downstream, &proxy, entry).await {
             Some(idle) => stream = idle,
@@ -220,6 +225,7 @@ async fn serve_http1(
     let mut connection = http1_builder(&downstream.listener).serve_connection(io, service);
     let mut watch = Watch::new(entry, &activity, downstream);
     let (mut draining, mut closing) = (false, false);
+    let mut malformed = false;
     let left = std::future::poll_fn(|cx| {
         if entry.outdated.get() && !closing {
             (draining, closing) = (true, true);
@@ -246,6 +252,7 @@ async fn serve_http1(
         if let Poll::Ready(ended) = polled {
             if ended.is_err_and(|error| error.is_parse()) {
                 proxy.shared.cut(Cut::Malformed);
+                malformed = true;
             }
             return Poll::Ready(Left::Ended);
         }
@@ -262,6 +269,8 @@ async fn serve_http1(
                 tunnel.run(stream, early).await;
             } else if downstream.broke_off.get() {
                 reset(connection.into_parts().io.into_stream());
+            } else if malformed || downstream.unread.get() {
+                linger(connection.into_parts().io.into_stream(), entry).await;
             }
             None
         }

@@ -11,6 +11,7 @@ mod connection;
 mod entrance;
 mod http2;
 mod io;
+mod last;
 pub mod proxy_protocol;
 mod shared;
 mod socket;

@@ -333,7 +333,7 @@ impl Lease {
             let until = (now + pause).saturating_duration_since(self.pool.born).as_nanos() as u64;
             self.pool.held_until.fetch_max(until, Relaxed);
         }
-        if outcome.ending != Ending::ClientGone && self.backend.concerns_health(outcome.ending.blames_backend()) {
+        if !outcome.ending.says_nothing() && self.backend.concerns_health(outcome.ending.blames_backend()) {
             self.pool.traffic(&self.backend, &outcome, now);
         }
         self.pool.queue.released();

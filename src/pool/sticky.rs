@@ -141,11 +141,12 @@ impl Sticky {
                 (Some(key), self.shard(key).get(&key).copied())
             }
         };
+        // A clock that was set back makes cookies from the future. They bear our signature all the same, and a session is no
+        // right: it begins anew now.
+        let pin = pin.map(|pin| Pin { issued: pin.issued.min(now), used: pin.used.min(now), ..pin });
         let alive = |pin: &Pin| {
             now.saturating_sub(pin.used) <= self.plan.idle.as_secs()
                 && now.saturating_sub(pin.issued) <= self.plan.life.as_secs()
-                // A clock that was set back by more than a minute makes a cookie from the future: no session.
-                && pin.issued <= now + 60
         };
         Session { sticky: Arc::clone(self), key, pin: pin.filter(alive) }
     }
@@ -226,6 +227,11 @@ fn random_secret() -> Vec<u8> {
 }
 
 impl Session {
+    /// How it is told.
+    pub fn mode(&self) -> StickyMode {
+        self.sticky.plan.mode
+    }
+
     /// The backend it is pinned to, if that may take a request now. Draining backends go on serving their sessions until
     /// their deadline.
     pub fn backend<'a>(&self, set: &'a BackendSet, now: Instant) -> Option<&'a Arc<Backend>> {
@@ -308,7 +314,11 @@ mod tests {
         assert_eq!(alive(now), Some(pin));
         assert_eq!(alive(now + 1800), Some(pin));
         assert_eq!(alive(now + 1801), None, "idle");
-        assert_eq!(alive(now - 3600), None, "from the future");
+        let back = Pin { identity: 7, issued: now - 3600, used: now - 3600 };
+        assert_eq!(alive(now - 3600), Some(back), "a clock that was set back ends no session");
+        let set_on = Pin { identity: 7, issued: now, used: now + 3600 };
+        let used_then = value(&sticky.cookie(&set_on, true, now).unwrap());
+        assert!(sticky.session(Some(&used_then), now + 60).pin.is_some(), "nor one that was set on and back again");
         let old = Pin { identity: 7, issued: now, used: now + 8 * 3600 };
         let cookie = sticky.cookie(&old, false, now).unwrap();
         assert!(sticky.session(Some(&value(&cookie)), now + 8 * 3600 + 1).pin.is_none(), "life");

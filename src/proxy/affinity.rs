@@ -14,7 +14,7 @@ use crate::pool::{Session, Settled, Sticky};
 /// The session of a request with these headers from `client`.
 pub(super) fn session(sticky: &Arc<Sticky>, headers: &HeaderMap, client: IpAddr) -> Session {
     let plan = sticky.plan();
-    let now = clock::wall_seconds();
+    let now = seconds(plan.mode);
     match plan.mode {
         StickyMode::Cookie => sticky.session_among(cookies(headers, &plan.name), now),
         StickyMode::Header => sticky.session(headers.get(plan.name.as_str()).map(HeaderValue::as_bytes), now),
@@ -22,6 +22,15 @@ pub(super) fn session(sticky: &Arc<Sticky>, headers: &HeaderMap, client: IpAddr)
             IpAddr::V4(v4) => sticky.session(Some(&v4.octets()), now),
             IpAddr::V6(v6) => sticky.session(Some(&v6.octets()), now),
         },
+    }
+}
+
+/// The clock by which sessions of this mode age: the wall's for those that leave the process in a cookie, for the others one
+/// that nobody sets.
+pub(super) fn seconds(mode: StickyMode) -> u64 {
+    match mode {
+        StickyMode::Cookie => clock::wall_seconds(),
+        StickyMode::Header | StickyMode::SourceIp => clock::steady_seconds(),
     }
 }
 

@@ -186,11 +186,17 @@ where
         }
     }
 
+    fn upload_ended(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            upload.end();
+        }
+    }
+
     /// The next frame of the client's, counted and limited.
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if frame.is_none() || self.inner.is_end_stream() {
-            self.upload = None;
+            self.upload_ended();
         }
         let Some(frame) = frame else {
             // hyper takes RST_STREAM(NO_ERROR) for an end. From a client amid its upload it is none, and must not look
@@ -201,7 +207,7 @@ where
         let mut frame = frame.map_err(|error| Fault::of_client_body(&error))?;
         if let Some(trailers) = frame.trailers_mut() {
             // Nothing follows them; whoever has them does not ask for more.
-            self.upload = None;
+            self.upload_ended();
             // A bare LF behind the last chunk: hyper takes it, and all up to the next empty line, for trailers without a
             // field. What else would read it would see another request there (reliability.md 2.6).
             if !self.over_http2 && trailers.is_empty() {

@@ -37,6 +37,8 @@ pub enum Refusal {
     BackendTimeout,
     /// No backend can take it; come again in so many seconds.
     NoBackend(u64),
+    /// We have no descriptor or memory left to ask a backend.
+    Starved,
     /// The queue is full; come again in so many seconds.
     QueueFull(u64),
     /// No place became free in time; come again in so many seconds.
@@ -51,6 +53,7 @@ impl Refusal {
             Fault::ClientBodyTimeout => Self::RequestTimeout,
             Fault::ClientBodyTooLarge => Self::BodyTooLarge,
             Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => Self::BackendTimeout,
+            Fault::Starved(_) => Self::Starved,
             Fault::Connect(_)
             | Fault::Unresolved
             | Fault::OtherProtocol
@@ -76,7 +79,9 @@ impl Refusal {
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BackendFailed => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::NoBackend(_) | Self::QueueFull(_) | Self::QueueTimeout(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoBackend(_) | Self::Starved | Self::QueueFull(_) | Self::QueueTimeout(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -85,7 +90,7 @@ impl Refusal {
         match self {
             Self::BackendFailed => End::BackendReset,
             Self::BackendTimeout => End::BackendTimeout,
-            Self::NoBackend(_) | Self::QueueFull(_) => End::NoBackend,
+            Self::NoBackend(_) | Self::Starved | Self::QueueFull(_) => End::NoBackend,
             Self::QueueTimeout(_) => End::QueueTimeout,
             Self::LastHop => End::Ok,
             Self::Malformed(_)
@@ -120,6 +125,7 @@ impl Refusal {
             Self::BackendFailed => (SERVER, "backend_failed", "the backend could not answer"),
             Self::BackendTimeout => (SERVER, "backend_timeout", "the backend did not answer in time"),
             Self::NoBackend(_) => (SERVER, "no_backend", "no backend is available"),
+            Self::Starved => (SERVER, "overloaded", "the balancer is short of resources, please try again"),
             Self::QueueFull(_) => (SERVER, "queue_full", "all backends are busy and the queue is full"),
             Self::QueueTimeout(_) => (SERVER, "queue_timeout", "all backends stayed busy for too long"),
         }
@@ -167,6 +173,9 @@ impl Refusal {
             | Self::QueueTimeout(after)
             | Self::TooManyRequests(after) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(after.max(1)));
+            }
+            Self::Starved => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::MethodNotAllowed => {
                 headers.insert(header::ALLOW, METHODS);

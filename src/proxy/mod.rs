@@ -34,9 +34,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
@@ -47,8 +48,11 @@ use crate::backend::CodeClass;
 use crate::clock;
 use crate::config::{AdminState, ListenerPlan};
 use crate::upstream::http2::Http2Connections;
-use crate::upstream::{IdleConnections, endings};
+use crate::upstream::{IdleConnections, UpstreamError, endings};
 use access_log::AccessLog;
+
+/// Two shortages of descriptors or memory are told apart by so long a pause between their failures.
+const STARVED_APART: Duration = Duration::from_secs(10);
 
 /// What all workers read and only the control plane replaces.
 #[derive(Debug)]
@@ -63,6 +67,8 @@ pub struct Shared {
     pub refused: [AtomicU64; CodeClass::ALL.len()],
     /// Client connections that were ended because of what the client did, by [`Cut`].
     pub cut: [AtomicU64; Cut::ALL.len()],
+    /// When a connection to a backend was last missed for want of descriptors or memory of ours.
+    starved: Mutex<Option<Instant>>,
 }
 
 /// Why a client's connection was ended outside of any request.
@@ -99,12 +105,29 @@ impl Shared {
             access_log: ArcSwap::from_pointee(access_log),
             refused: Default::default(),
             cut: Default::default(),
+            starved: Mutex::default(),
         })
     }
 
     /// A client's connection is ended.
     pub fn cut(&self, why: Cut) {
         self.cut[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A request failed for want of descriptors or memory of ours. Told once for each time of need: a line for every
+    /// request would bury what led to it.
+    fn note_starved(&self, pool: &str, error: &UpstreamError) {
+        let now = clock::now();
+        let last = self.starved.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= STARVED_APART) {
+            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            tracing::error!(
+                pool,
+                cause,
+                "out of resources: connections to backends cannot be made; requests that need one get 503, no backend is \
+                 blamed. Raise the limit of open files (LimitNOFILE, ulimit -n), or lower server.max_connections"
+            );
+        }
     }
 
     /// Puts another access log in force.
@@ -213,6 +236,8 @@ pub struct Downstream {
     pub busy: Cell<u32>,
     /// Request bodies that are not yet read to their end: hyper reads the socket itself then.
     uploads: Cell<u32>,
+    /// A request body was given up before its end: the client may still be sending it.
+    pub unread: Cell<bool>,
     /// Requests that have ended on it.
     pub ended: Cell<u64>,
     /// An answer of unknown length broke off: to a client of HTTP/1.0 a polite close would look like its end.
@@ -245,6 +270,7 @@ impl Downstream {
             listener,
             busy: Cell::new(0),
             uploads: Cell::new(0),
+            unread: Cell::new(false),
             ended: Cell::new(0),
             broke_off: Cell::new(false),
             works: Cell::new(false),
@@ -287,17 +313,28 @@ impl Downstream {
 
 /// A request body that is being read.
 #[derive(Debug)]
-struct Upload(Rc<Downstream>);
+struct Upload {
+    downstream: Rc<Downstream>,
+    whole: bool,
+}
 
 impl Upload {
     fn begin(downstream: &Rc<Downstream>) -> Self {
         downstream.uploads.set(downstream.uploads.get() + 1);
-        Self(Rc::clone(downstream))
+        Self { downstream: Rc::clone(downstream), whole: false }
+    }
+
+    /// It was read to its end.
+    fn end(mut self) {
+        self.whole = true;
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.0.uploads.set(self.0.uploads.get().saturating_sub(1));
+        self.downstream.uploads.set(self.downstream.uploads.get().saturating_sub(1));
+        if !self.whole {
+            self.downstream.unread.set(true);
+        }
     }
 }

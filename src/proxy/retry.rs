@@ -32,7 +32,7 @@ pub(super) fn after_failure(
     }
     let on = |condition: RetryOn| plan.on.contains(&condition);
     match &error.fault {
-        Fault::Connect(_) | Fault::Unresolved | Fault::OtherProtocol => {
+        Fault::Connect(_) | Fault::Starved(_) | Fault::Unresolved | Fault::OtherProtocol => {
             on(RetryOn::ConnectFailure).then_some(RetryReason::ConnectFailure)
         }
         Fault::Closed | Fault::Io(_) | Fault::StreamReset | Fault::Protocol(_) => {

@@ -51,11 +51,16 @@ impl Proxy {
         let mut story = self.begin(downstream, head);
         let checked = check(&mut story, downstream);
         async move {
+            let has_body = !body.is_end_stream();
             let framed = match checked {
                 Ok(framed) => framed,
-                Err(refusal) => return Ok(refuse(refusal, story)),
+                Err(refusal) => {
+                    if has_body {
+                        story.downstream.unread.set(true);
+                    }
+                    return Ok(refuse(refusal, story));
+                }
             };
-            let has_body = !body.is_end_stream();
             let mut body = has_body.then(|| Box::new(RequestBody::new(body, &mut story)));
             Ok(match self.route(&story, &mut body).await {
                 Ok(pool) => self.forward(pool, framed, body, story).await,
@@ -178,7 +183,7 @@ impl Proxy {
                     match again.filter(|reason| may_retry(&lease, &story, *reason)) {
                         Some(reason) => story.retry = Some(reason),
                         None => {
-                            tell(&lease, &failed.error, &story);
+                            self.tell(&lease, &failed.error, &story);
                             drop(lease);
                             let refusal = Refusal::of_fault(&failed.error.fault);
                             // The story of a client that left is already told: nobody refused it anything.
@@ -284,6 +289,28 @@ impl Proxy {
         *ask = Ask { queued: true, repeats: true, now: clock::now(), ..*ask };
         pool.lease(pool.live(), ask, &mut self.rng.borrow_mut()).ok()
     }
+
+    /// One line for a request that failed for good: the client's answer names no backend, so this does.
+    fn tell(&self, lease: &Lease, error: &UpstreamError, story: &Story) {
+        if error.fault.blames_client() {
+            return;
+        }
+        if matches!(error.fault, Fault::Starved(_)) {
+            return self.shared.note_starved(&lease.pool().name, error);
+        }
+        let mut cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        if is_ending(&lease.backend().connections) {
+            cause = "cut off by us: the backend's drain timeout is over".to_owned();
+        }
+        tracing::warn!(
+            pool = %lease.pool().name,
+            backend = %lease.backend().name,
+            request_id = story.request_id.as_str(),
+            attempts = story.attempts,
+            cause,
+            "request failed: {error}"
+        );
+    }
 }
 
 /// A pause as `Retry-After` says it: never shorter than it is.
@@ -357,7 +384,7 @@ where
         story.meter = Some(Meter::begin(lease.backend(), response.headers(), picked));
     }
     if let Some(session) = &story.session {
-        let settled = session.settle(lease.backend(), story.downstream.secure, clock::wall_seconds());
+        let settled = session.settle(lease.backend(), story.downstream.secure, affinity::seconds(session.mode()));
         story.sticky = affinity::settle(settled, response.headers_mut());
     }
     // The backend has not waited for the whole request: what is left of it can only be read to be thrown away.
@@ -401,7 +428,12 @@ fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(std::time::SystemTime::now()).ok()?,
+        Err(_) => {
+            // Counted from the backend's own `Date`: its clock and ours may differ, and either may be set.
+            let date = |text: &str| httpdate::parse_http_date(text).ok();
+            let said = headers.get(header::DATE).and_then(|said| date(said.to_str().ok()?));
+            date(text)?.duration_since(said.unwrap_or_else(std::time::SystemTime::now)).ok()?
+        }
     };
     Some(pause.min(LONGEST_PAUSE))
 }
@@ -410,31 +442,13 @@ fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
 fn blame(lease: &mut Lease, error: &UpstreamError) {
     match &error.fault {
         Fault::Connect(_) | Fault::Unresolved | Fault::OtherProtocol => lease.failed(Ending::ConnectFailed),
+        Fault::Starved(_) => lease.failed(Ending::Starved),
         Fault::FirstByteTimeout | Fault::IdleTimeout | Fault::TotalTimeout => lease.failed(Ending::TimedOut),
         // Cut by us at the deadline of its drain: that blames nobody.
         Fault::Closed | Fault::Io(_) | Fault::StreamReset if is_ending(&lease.backend().connections) => {}
         Fault::Closed | Fault::Io(_) | Fault::StreamReset | Fault::Protocol(_) => lease.failed(Ending::Reset),
         Fault::ClientGone | Fault::ClientBody(_) | Fault::ClientBodyTimeout | Fault::ClientBodyTooLarge => {}
     }
-}
-
-/// One line for a request that failed for good: the client's answer names no backend, so this does.
-fn tell(lease: &Lease, error: &UpstreamError, story: &Story) {
-    if error.fault.blames_client() {
-        return;
-    }
-    let mut cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    if is_ending(&lease.backend().connections) {
-        cause = "cut off by us: the backend's drain timeout is over".to_owned();
-    }
-    tracing::warn!(
-        pool = %lease.pool().name,
-        backend = %lease.backend().name,
-        request_id = story.request_id.as_str(),
-        attempts = story.attempts,
-        cause,
-        "request failed: {error}"
-    );
 }
 
 /// Whether attempts and budget allow another try; if so it is counted.
@@ -454,5 +468,24 @@ pub(super) fn address_key(address: std::net::IpAddr) -> u64 {
     match address.to_canonical() {
         std::net::IpAddr::V4(v4) => stable_hash(&v4.octets()),
         std::net::IpAddr::V6(v6) => stable_hash(&v6.octets()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_that_ends_at_a_date_is_counted_from_the_backends_own_clock() {
+        let pause = |fields: &[(&'static str, &'static str)]| {
+            let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+            retry_after(StatusCode::SERVICE_UNAVAILABLE, &fields.collect())
+        };
+        let until = ("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT");
+        assert_eq!(pause(&[until, ("date", "Fri, 31 Dec 1999 23:59:49 GMT")]), Some(Duration::from_secs(10)));
+        assert_eq!(pause(&[until, ("date", "Fri, 31 Dec 1999 22:00:00 GMT")]), Some(LONGEST_PAUSE));
+        assert_eq!(pause(&[until, ("date", "Sat, 01 Jan 2000 00:00:00 GMT")]), None, "over already");
+        assert_eq!(pause(&[until]), None, "by our clock it is long over");
+        assert_eq!(pause(&[("retry-after", "7"), ("date", "nonsense")]), Some(Duration::from_secs(7)));
     }
 }

@@ -37,7 +37,7 @@ pub async fn connect_any(
 /// Connects to `address` within `timeout`, over TLS if `secure` says how.
 ///
 /// # Errors
-/// [`Fault::Connect`] with the system's or rustls' reason, or `TimedOut`.
+/// [`Fault::Connect`] with the system's or rustls' reason, or `TimedOut`; [`Fault::Starved`].
 pub async fn connect(
     address: SocketAddr,
     timeout: Duration,
@@ -49,7 +49,7 @@ pub async fn connect(
         Some((connector, alpn)) => tokio::time::timeout(timeout, Box::pin(encrypted(address, connector, alpn))).await,
     };
     match connected {
-        Ok(connected) => connected.map_err(Fault::Connect),
+        Ok(connected) => connected.map_err(Fault::of_connect),
         Err(_) => Err(Fault::Connect(io::Error::new(io::ErrorKind::TimedOut, "connect timeout"))),
     }
 }

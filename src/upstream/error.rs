@@ -7,8 +7,10 @@ use std::io;
 /// What went wrong.
 #[derive(Debug)]
 pub enum Fault {
-    /// No connection: refused, unreachable, out of time or out of descriptors.
+    /// No connection: refused, unreachable or out of time.
     Connect(io::Error),
+    /// No connection, for want of descriptors or memory of our own: the backend was not even asked.
+    Starved(io::Error),
     /// The backend's name has no address.
     Unresolved,
     /// The backend agreed in its TLS handshake to another HTTP than before.
@@ -38,6 +40,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What it means that no connection could be made.
+    pub fn of_connect(error: io::Error) -> Self {
+        if is_shortage(&error) { Self::Starved(error) } else { Self::Connect(error) }
+    }
+
     /// What the failure of a client's body means. hyper hides the cause: the end of a connection amid a body is an I/O
     /// error beneath its own, or over HTTP/2 a stream that was reset.
     pub fn of_client_body(error: &(dyn std::error::Error + 'static)) -> Self {
@@ -76,6 +83,7 @@ impl Fault {
         match self {
             Self::ClientGone | Self::ClientBody(_) | Self::ClientBodyTimeout | Self::ClientBodyTooLarge => true,
             Self::Connect(_)
+            | Self::Starved(_)
             | Self::Unresolved
             | Self::OtherProtocol
             | Self::Closed
@@ -98,6 +106,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect(_) => f.write_str("no connection"),
+            Self::Starved(_) => f.write_str("no descriptor or memory left for a connection"),
             Self::Unresolved => f.write_str("the backend's name has no address"),
             Self::OtherProtocol => f.write_str("the backend speaks another HTTP than asked for"),
             Self::Closed => f.write_str("the backend closed the connection"),
@@ -113,6 +122,12 @@ impl fmt::Display for Fault {
             Self::ClientBodyTooLarge => f.write_str("the request body is too large"),
         }
     }
+}
+
+/// Whether `error` says that this process, or this machine, has no descriptor or memory left: that blames no peer. Ports
+/// of our own that are used up are not among it: they are so toward one backend, and another may do.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// A failed exchange.
@@ -135,7 +150,7 @@ impl fmt::Display for UpstreamError {
 impl std::error::Error for Fault {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Connect(error) | Self::Io(error) => Some(error),
+            Self::Connect(error) | Self::Starved(error) | Self::Io(error) => Some(error),
             Self::Unresolved
             | Self::OtherProtocol
             | Self::Closed

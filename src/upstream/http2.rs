@@ -83,7 +83,32 @@ struct Links {
     opening: tokio::sync::Mutex<()>,
     /// How often opening has failed, and why last: those who waited for it fail with it.
     failures: Cell<u64>,
-    failure: Cell<Option<ErrorKind>>,
+    failure: Cell<Option<Failure>>,
+}
+
+/// What of a fault is kept for those who waited.
+#[derive(Debug, Clone, Copy)]
+enum Failure {
+    Connect(ErrorKind),
+    /// The code of the system's error.
+    Starved(i32),
+}
+
+impl Failure {
+    fn of(fault: &Fault) -> Self {
+        match fault {
+            Fault::Connect(error) => Self::Connect(error.kind()),
+            Fault::Starved(error) => Self::Starved(error.raw_os_error().unwrap_or_default()),
+            _ => Self::Connect(ErrorKind::Other),
+        }
+    }
+
+    fn fault(self) -> Fault {
+        match self {
+            Self::Connect(kind) => Fault::Connect(kind.into()),
+            Self::Starved(code) => Fault::Starved(IoError::from_raw_os_error(code)),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -155,15 +180,14 @@ impl Http2Connections {
         if let Some(permit) = links.take(since) {
             return Ok(permit);
         }
-        if let Some(kind) = links.failure.get().filter(|_| links.failures.get() != failures) {
-            return Err(Fault::Connect(kind.into()));
+        if let Some(failure) = links.failure.get().filter(|_| links.failures.get() != failures) {
+            return Err(failure.fault());
         }
         let link = match self.open(connect, open, patience).await {
             Ok(link) => link,
             Err(fault) => {
-                let kind = if let Fault::Connect(error) = &fault { error.kind() } else { ErrorKind::Other };
                 links.failures.set(links.failures.get() + 1);
-                links.failure.set(Some(kind));
+                links.failure.set(Some(Failure::of(&fault)));
                 return Err(fault);
             }
         };

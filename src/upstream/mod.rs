@@ -13,7 +13,7 @@ mod open;
 mod stream;
 
 pub use connect::{connect, connect_any};
-pub use error::{Fault, UpstreamError};
+pub use error::{Fault, UpstreamError, is_shortage};
 pub use frames::{FrameWatch, Violation};
 pub use idle::IdleConnections;
 pub use open::{Counted, count_open, end_all, endings, is_ending};

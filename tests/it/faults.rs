@@ -282,7 +282,7 @@ fn few_descriptors_make_clients_wait_and_nothing_fail() {
     let backend = TestBackend::saying("served");
     // 80 % of 200, two for each client.
     const CARRIED: usize = 80;
-    let binary = Binary::run_with_descriptors(&Config::new(&[&backend]).text(), 200);
+    let binary = Binary::run_after("ulimit -n 200", &Config::new(&[&backend]).text());
     until("the warning", || binary.log().contains("server.max_connections is lowered"));
     let mut clients: Vec<Raw> = (0..CARRIED + 20).map(|_| binary.client()).collect();
     for client in &mut clients {
@@ -302,6 +302,59 @@ fn few_descriptors_make_clients_wait_and_nothing_fail() {
     assert!(served.iter_mut().all(|client| client.response().status() == 200), "and none was refused");
     drop(served);
     assert!(waiting.iter_mut().all(|client| client.response().status() == 200), "then the others");
+}
+
+/// No descriptor is left when a backend must be connected to: that is our trouble and no backend's. The request is
+/// answered with 503, no backend is ejected or found down, it is told once, and all is well as soon as there are some.
+/// Who connects meanwhile waits.
+#[test]
+fn without_descriptors_no_backend_is_blamed() {
+    let (backend, other) = (TestBackend::saying("served"), TestBackend::saying("served"));
+    let mut config = Config::new(&[&backend, &other]).text();
+    config = config.replace(
+        "kind = \"none\"\n",
+        "kind = \"http\"\npath = \"/health\"\ninterval = \"50ms\"\n[pools.ai.outlier]\nconsecutive_failures = 1\n",
+    );
+    let binary = Binary::run(&config);
+    let up = |samples: &Samples| samples.sum("evenkeel_backend_up", &[]) == 2.0;
+    until("probes that pass", || up(&Samples::parse(binary.admin().get("/metrics").text())));
+    let mut admin = binary.admin();
+    let mut look = || Samples::parse(admin.get("/metrics").text());
+    // Those that are to be answered have come before, and wait.
+    let mut clients: Vec<Raw> = (0..8).map(|_| binary.client()).collect();
+    until("clients", || look().sum("evenkeel_connections", &[]) >= 8.0);
+    // Less than it has: whatever wants a new one is refused.
+    let before = look().sum("process_max_fds", &[]);
+    if !binary.limit("nofile", "8") {
+        println!("skipped: there is no prlimit");
+        return;
+    }
+    let starved = |samples: &Samples, family| samples.sum(family, &[("result", "starved")]);
+    until("probes that could not ask", || starved(&look(), "evenkeel_health_checks_total") >= 8.0);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let answer = if number % 2 == 0 { client.get("/") } else { client.post("/", "body") };
+        assert_eq!((answer.status(), answer.error_code().as_str()), (503, "overloaded"));
+        assert_eq!(answer.field("retry-after").unwrap(), "1");
+    }
+    let samples = look();
+    assert!(up(&samples), "nobody is down or ejected");
+    // Up to two attempts each, as far as the budget allows.
+    assert!((8.0..=16.0).contains(&starved(&samples, "evenkeel_upstream_attempts_total")));
+    assert_eq!(samples.sum("evenkeel_upstream_attempts_total", &[("result", "connect_failed")]), 0.0);
+    assert_eq!(samples.sum("evenkeel_ejections_total", &[]), 0.0);
+    assert_eq!((backend.count(), other.count()), (0, 0));
+    let mut late = binary.client();
+    late.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("the accept loop pauses", || binary.log().contains("cannot accept connections, trying again"));
+    assert!(late.is_quiet());
+    assert!(binary.limit("nofile", &before.to_string()));
+    assert_eq!(late.response().text(), "served");
+    for client in &mut clients {
+        assert_eq!(client.get("/").text(), "served", "on the same connection");
+    }
+    let log = binary.end();
+    assert_eq!(log.matches("out of resources").count(), 1, "{log}");
+    assert!(!log.contains("request failed"), "{log}");
 }
 
 /// A disk without room loses lines of the access log, which are counted; it delays and loses no request.
@@ -324,4 +377,46 @@ fn a_full_disk_costs_log_lines_and_nothing_else() {
     }
     until("lost lines are counted", || proxy.metric("evenkeel_access_log_lost_lines_total", &[]) >= 50.0);
     assert_eq!(client.get("/").text(), "served");
+}
+
+/// A disk that takes nothing, or a directory that is none, costs a save of what was learned: told once, what was saved
+/// before stays as it is, requests go on, and the next save that can be made is made.
+#[test]
+fn a_state_that_cannot_be_saved_costs_a_save_and_nothing_else() {
+    let backend = TestBackend::saying("served");
+    let folder = tempfile::tempdir().unwrap();
+    let (directory, aside) = (folder.path().join("state"), folder.path().join("aside"));
+    let path = directory.join("ai.rl");
+    let config = Config { strategy: "rl", ..Config::new(&[&backend]) }.text();
+    let store = format!("[pools.ai.rl.store]\npath = \"{}\"\ninterval = \"1s\"\n", path.display());
+    // What a limit of file sizes does to a process is the signal's; ignored, writing fails as on a full disk.
+    let binary = Binary::run_after("trap '' XFSZ", &format!("{config}{store}"));
+    let mut client = binary.client();
+    let mut ask = || (0..20).for_each(|_| assert_eq!(client.get("/").text(), "served"));
+    let saved = || std::fs::read(&path).unwrap_or_default();
+    let logged = |what: &str| binary.log().matches(what).count();
+    ask();
+    until("the first save", || !saved().is_empty());
+    if !binary.limit("fsize", "0") {
+        println!("skipped: there is no prlimit");
+        return;
+    }
+    until("the failure is told", || logged("learned state cannot be written") == 1);
+    let kept = saved();
+    ask();
+    until("no half a file stays", || std::fs::read_dir(&directory).unwrap().count() == 1);
+    assert!(binary.log().contains(&path.display().to_string()) && binary.log().contains("cure="), "{}", binary.log());
+    assert!(saved() == kept && kept.starts_with(b"evenkeel-rl "), "what was saved before stays");
+    assert!(binary.limit("fsize", "unlimited"));
+    until("the next save", || saved() != kept);
+    until("it is told", || logged("learned state is written again") == 1);
+    assert_eq!(logged("learned state cannot be written"), 1, "once");
+    std::fs::rename(&directory, &aside).unwrap();
+    std::fs::write(&directory, "no directory").unwrap();
+    until("the failure is told", || logged("learned state cannot be written") == 2);
+    ask();
+    std::fs::remove_file(&directory).unwrap();
+    std::fs::rename(&aside, &directory).unwrap();
+    until("the next save", || logged("learned state is written again") == 2);
+    binary.end();
 }

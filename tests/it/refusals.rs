@@ -256,3 +256,38 @@ fn a_response_that_stalls_is_broken_off() {
     client.assert_closed();
     assert_eq!(proxy.log(1)[0]["end"], "backend_timeout");
 }
+
+/// A client that sends all it has before it reads gets an early answer whole, whoever gave it: a close with bytes unread
+/// would reset the connection, and the answer might be lost with it.
+#[test]
+fn an_early_answer_reaches_a_client_that_still_sends() {
+    const BODY: usize = 2 << 20;
+    let backend = TestBackend::new(|turn| {
+        turn.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+        turn.until_gone();
+    });
+    let proxy = Setup::new(&[&backend]).listener(|listener| listener.max_body = 1 << 20).start();
+    let length = |length: usize| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    let pieces = chunked("x".repeat(1000)).repeat(BODY / 1000);
+    let chunks = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = vec![b'x'; BODY];
+    let cases = [
+        ("too long by its length", length(BODY), body.as_slice(), 413),
+        ("too long by its chunks", chunks.to_owned(), &pieces, 403),
+        ("not wanted by its backend", length(1 << 20), &body[..1 << 20], 403),
+        ("malformed", "POST / HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(), &body, 400),
+        ("without a host", length(1 << 20).replace("Host: a\r\n", ""), &body[..1 << 20], 400),
+    ];
+    for (what, head, body, status) in cases {
+        let mut client = proxy.client();
+        client.send(head);
+        client.try_send(body).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let answer = client.response();
+        // The backend may answer before the body was found too long.
+        assert!(answer.status() == status || (what.contains("chunks") && answer.status() == 413), "{what}: {answer:?}");
+        // A body that was all on its way when its backend answered leaves the connection as good as new.
+        if answer.status() != 403 || answer.field("connection") == Some("close") {
+            client.assert_closed();
+        }
+    }
+}

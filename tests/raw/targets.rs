@@ -27,7 +27,7 @@ fn exchange(request: &[u8]) -> (u16, Option<Message>) {
 /// Targets as they arrive at the backend; `None`: refused with 400 (or 405).
 #[test]
 fn targets() {
-    let cases: [(&str, Option<(&str, &str)>); 29] = [
+    let cases: [(&str, Option<(&str, &str)>); 33] = [
         ("GET / HTTP/1.1\r\nHost: a", Some(("/", "a"))),
         (
             "GET /a/../b//c/./%2e%2E/%00?x=%zz&&=;a[]|' HTTP/1.1\r\nHost: a",
@@ -42,6 +42,10 @@ fn targets() {
         ("OPTIONS * HTTP/1.1\r\nHost: a", Some(("*", "a"))),
         ("get / HTTP/1.1\r\nHost: a", Some(("/", "a"))),
         ("BREW /pot HTTP/1.1\r\nHost: a", Some(("/pot", "a"))),
+        ("OPTIONS http://other/path?q HTTP/1.1\r\nHost: a", Some(("/path?q", "other"))),
+        ("OPTIONS http://other:81/ HTTP/1.1\r\nHost: a", Some(("/", "other:81"))),
+        ("OPTIONS /path HTTP/1.1\r\nHost: a", Some(("/path", "a"))),
+        ("OPTIONS http://u@other/ HTTP/1.1\r\nHost: a", None),
         // Who names no host: the backend is told its own address.
         ("GET / HTTP/1.0", Some(("/", "backend"))),
         ("GET / HTTP/1.1\r\nHost:", Some(("/", "backend"))),

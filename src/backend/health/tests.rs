@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::backend::Ending;
 
 fn rules() -> HealthRules {
     HealthRules {

@@ -17,7 +17,7 @@ use serde::Serialize;
 pub use table::{Learned, Row, Table};
 
 use super::{Observation, Pick, PickContext, PickKind, StateError, Strategy, Ticket, Weighed};
-use crate::backend::{Backend, Ending, Outcome};
+use crate::backend::{Backend, Outcome};
 use crate::config::{RlAgent, RlPlan, RlTie};
 pub use crate::rl::Lesson;
 use crate::rl::adaptive::{self, Scratch};
@@ -289,7 +289,7 @@ fn fill(scratch: &mut Scratch, backends: &[Arc<Backend>]) {
 
 /// What an outcome tells the agent; `None`: nothing.
 fn feedback(outcome: &Outcome) -> Option<Feedback> {
-    if outcome.ending == Ending::ClientGone {
+    if outcome.ending.says_nothing() {
         return None;
     }
     let total = outcome.total.as_secs_f64();

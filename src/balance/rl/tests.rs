@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::backend::{BackendId, BackendSpec, Health, HealthRules, InFlight};
+use crate::backend::{BackendId, BackendSpec, Ending, Health, HealthRules, InFlight};
 use crate::balance::Strategy as _;
 use crate::config::{Address, AdminState, HealthPlan, OutlierPlan, ProbeKind};
 

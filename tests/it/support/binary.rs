@@ -30,14 +30,14 @@ impl Binary {
         Self::start(&["run", "-c", &file], folder)
     }
 
-    /// The same with no more than `files` descriptors.
+    /// The same after a shell has run `before`.
     #[track_caller]
-    pub(crate) fn run_with_descriptors(config: &str, files: usize) -> Self {
+    pub(crate) fn run_after(before: &str, config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("evenkeel.toml"), config).unwrap();
         let file = folder.path().join("evenkeel.toml").display().to_string();
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_evenkeel")]);
+        shell.args(["-c", &format!("{before} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_evenkeel")]);
         Self::launch(shell, &["run", "-c", &file], folder)
     }
 
@@ -151,6 +151,16 @@ impl Binary {
         let id = self.child.id();
         let sent = Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status().expect("kill");
         assert!(sent.success(), "kill -{name}");
+    }
+
+    /// Sets one of its soft limits while it runs, in the words of prlimit (`nofile`, `fsize`); whether that can be done
+    /// here.
+    pub(crate) fn limit(&self, what: &str, to: &str) -> bool {
+        let id = self.child.id().to_string();
+        let limit = Command::new("prlimit").args(["--pid", &id, &format!("--{what}={to}:")]).status();
+        let limited = limit.is_ok_and(|status| status.success());
+        assert!(limited || std::env::var_os("EVENKEEL_REQUIRE_TOOLS").is_none(), "prlimit is needed");
+        limited
     }
 
     /// What it has logged so far.
