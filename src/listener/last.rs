@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The same of a worker that drains.
 const LINGER_DRAINING: Duration = Duration::from_secs(1);
 /// Bytes that are thrown away for its sake.
-const MOST_LINGERING: usize = 4 << 20;
+const MOST_LINGERING: usize = 64 << 20;
 /// Thrown away at once.
 const LINGERING_READ: usize = 16 * 1024;
 /// Fields of a head that are looked at.
