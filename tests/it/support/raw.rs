@@ -32,6 +32,11 @@ impl Raw {
         self.stream.write_all(bytes.as_ref()).expect("send");
     }
 
+    /// Lets the kernel hold no more than about `bytes` that the peer has not taken.
+    pub(crate) fn hold_at_most(&self, bytes: usize) {
+        SockRef::from(&self.stream).set_send_buffer_size(bytes).unwrap();
+    }
+
     /// Sends what the peer takes: it may close amid it.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
