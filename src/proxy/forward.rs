@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 
-use super::body::{Inner, RequestBody};
+use super::RequestBody;
+use super::body::Inner;
 use super::headers::Outbound;
 use super::lent::{Http2Body, Lent};
 use super::retry;

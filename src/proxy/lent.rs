@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::body::RequestBody;
+use super::request_body::RequestBody;
 use crate::clock::{self, Deadline};
 use crate::upstream::Fault;
 use crate::upstream::http2::{self, OutBody, StreamPermit};

@@ -16,6 +16,7 @@ mod limits;
 mod meter;
 pub mod orca;
 pub mod peek;
+mod request_body;
 pub mod request_id;
 mod retry;
 mod route;
@@ -23,9 +24,10 @@ mod service;
 mod story;
 mod upgrade;
 
-pub use body::{ProxyBody, RequestBody};
+pub use body::ProxyBody;
 pub use error::Refusal;
 pub use limits::{ClientConnection, ClientTable};
+pub use request_body::RequestBody;
 pub use route::{Found, Model, Route, Routing};
 pub use upgrade::Tunnel;
 

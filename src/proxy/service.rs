@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use smallvec::SmallVec;
 
-use super::body::{Inner, ProxyBody, RequestBody};
+use super::RequestBody;
+use super::body::{Inner, ProxyBody};
 use super::forward::{Answer, Order};
 use super::framing::{self, Framed};
 use super::meter::Meter;
