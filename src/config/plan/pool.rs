@@ -21,7 +21,7 @@ pub struct RoutePlan {
     pub model: Option<String>,
     /// How many bytes of body may be peeked for `model`.
     pub max_model_peek: usize,
-    /// Index into [`Plan::pools`].
+    /// Index into [`Plan::pools`](super::Plan::pools).
     pub pool: usize,
 }
 

@@ -86,7 +86,7 @@ pub struct ResourceBasedPlan {
     pub memory: f64,
     /// Weight of requests in flight.
     pub in_flight: f64,
-    /// An older sample is unknown: the pool's [`ResourcesPlan::expiry`], repeated here for the strategy.
+    /// An older sample is unknown: the pool's [`ResourcesPlan::expiry`](super::ResourcesPlan::expiry), repeated here for the strategy.
     pub expiry: Duration,
 }
 
