@@ -36,13 +36,15 @@ pub(super) fn has_impossible_length(first: &[u8]) -> bool {
     if !rest.contains(&DIGITS[0]) {
         return false;
     }
+    let Some(line) = first.iter().position(|byte| *byte == b'\n') else { return false };
     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    if !request.parse(first).is_ok_and(|parsed| parsed.is_complete()) {
+    // The fields alone: with a second caller of httparse's whole parser hyper's own copy of it is no longer inlined, which
+    // every request would pay for.
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&first[line + 1..], &mut fields) else {
         return false;
-    }
+    };
     let length = |value: &[u8]| std::str::from_utf8(value).ok()?.trim().parse::<u64>().ok();
-    request.headers.iter().any(|field| {
+    fields.iter().any(|field| {
         field.name.eq_ignore_ascii_case("content-length")
             && length(field.value).is_some_and(|length| length >= u64::MAX - 1)
     })
