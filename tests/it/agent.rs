@@ -47,13 +47,13 @@ fn as_a_service_it_learns_from_feedback() {
     }
     let late = picks[100..].iter().filter(|name| *name == "b1").count();
     assert!(late <= 5, "{late} of the second hundred went to the one that fails");
-    assert_eq!(proxy.in_flight(), 0.0);
+    proxy.comes_to("evenkeel_in_flight", &[], 0.0);
 
     let open = decide(&proxy);
-    assert_eq!(proxy.in_flight(), 1.0, "it counts until its feedback");
+    proxy.comes_to("evenkeel_in_flight", &[], 1.0);
     let mut told = json!({ "decision_id": open["decision_id"], "response_time_ms": 12, "status": 503 });
     assert_eq!(feedback(&proxy, &told).0, 200);
-    assert_eq!(proxy.in_flight(), 0.0);
+    proxy.comes_to("evenkeel_in_flight", &[], 0.0);
     let (status, again) = feedback(&proxy, &told);
     assert_eq!((status, &again["error"]["code"]), (409, &json!("already_answered")));
     told["decision_id"] = json!("00112233445566778899aabbccddeeff");

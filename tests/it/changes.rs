@@ -54,7 +54,7 @@ fn a_stream_survives_the_removal_of_its_backend() {
     client.body(&mut head);
     assert_eq!((head.text().as_str(), head.whole), ("data: two\n\n", true), "not a byte is lost");
     until("it is gone", || proxy.admin("/api/v1/pools/ai/backends/b0").status() == 404);
-    assert_eq!(proxy.in_flight(), 0.0);
+    proxy.comes_to("evenkeel_in_flight", &[], 0.0);
     assert!(!proxy.metrics().text.contains("backend=\"b0\""), "what is gone is in no metric");
 }
 
@@ -68,7 +68,7 @@ fn at_the_deadline_a_removed_backend_is_cut_off() {
     assert_eq!((removed.status(), &removed.json()["gone"]), (200, &true.into()), "{}", removed.text());
     client.body(&mut head);
     assert!(!head.whole, "a response that breaks ends broken");
-    assert_eq!(proxy.in_flight(), 0.0);
+    proxy.comes_to("evenkeel_in_flight", &[], 0.0);
     // We cut it: the backend is blamed for nothing; and its name is known although it is gone.
     let decisions = proxy.admin("/api/v1/explain?last=1").json();
     assert_eq!(

@@ -66,7 +66,7 @@ fn leave(method: &str, when: When, how: How) {
         When::AmidTheResponse => drop(client.read_until("first\r\n")),
         When::BeforeTheResponse | When::DuringTheUpload => backend.wait_for(1),
     }
-    assert_eq!(proxy.in_flight(), 1.0, "{what}");
+    proxy.comes_to("evenkeel_in_flight", &[], 1.0);
     let mut listening = None;
     match how {
         How::Close => drop(client),
@@ -127,7 +127,7 @@ fn a_client_lost_amid_an_upload_that_nobody_reads_is_missed() {
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"));
     let sent = client.send_until_stalled(&[b'x'; 64 * 1024], LENGTH - 1, Duration::from_millis(500));
     assert!(sent < LENGTH - 64 * 1024, "all of it was taken");
-    assert_eq!(proxy.in_flight(), 1.0);
+    proxy.comes_to("evenkeel_in_flight", &[], 1.0);
     client.reset();
     until("nothing in flight", || proxy.in_flight() == 0.0);
     assert_eq!(proxy.log(1)[0]["end"], "client_gone");

@@ -237,7 +237,7 @@ async fn calls_stream_both_ways() {
         assert_eq!(answer, Some(words(format!("{number}!"), number)));
         ask.send(words((number + 1).to_string(), number + 1)).unwrap();
     }
-    assert_eq!(proxy.in_flight(), 1.0);
+    proxy.comes_to("evenkeel_in_flight", &[], 1.0);
     drop(ask);
     assert_eq!(soon("the last answer", answers.message()).await.unwrap(), Some(words("50!", 50)));
     assert_eq!(soon("the end", answers.message()).await.unwrap(), None);

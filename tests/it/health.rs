@@ -22,7 +22,7 @@ fn active_checks_decide_who_takes_traffic() {
     other.set_health(0);
     let proxy = Setup::new(&[&good, &other]).pool(checked).start();
     proxy.wait_health("b0", "up");
-    assert_eq!(proxy.metric("evenkeel_backend_state", &[("backend", "b1"), ("state", "unknown")]), 1.0);
+    proxy.comes_to("evenkeel_backend_state", &[("backend", "b1"), ("state", "unknown")], 1.0);
     let answers = |count: usize| {
         let mut texts: Vec<_> = (0..count).map(|_| proxy.get("/").text()).collect();
         texts.sort();
@@ -119,8 +119,8 @@ fn ejection_is_capped() {
     for _ in 0..80 {
         let _ = proxy.get("/").status();
     }
-    assert_eq!(proxy.metric("evenkeel_backend_state", &[("state", "ejected")]), 2.0);
-    assert_eq!(proxy.metric("evenkeel_backend_state", &[("backend", "b0"), ("state", "up")]), 1.0);
+    proxy.comes_to("evenkeel_backend_state", &[("state", "ejected")], 2.0);
+    proxy.comes_to("evenkeel_backend_state", &[("backend", "b0"), ("state", "up")], 1.0);
 }
 
 /// When all fail alike it is nobody's fault: ejecting would only crowd the rest.

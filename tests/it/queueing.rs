@@ -53,7 +53,7 @@ fn the_queue_is_served_in_order() {
     let log = proxy.log(6);
     let waited = log.iter().filter(|line| line["queue_ms"].as_f64().unwrap() > 0.0).count();
     assert_eq!(waited, 5, "{log:#?}");
-    assert_eq!(proxy.metric("evenkeel_queue_wait_seconds_count", &[]), 5.0);
+    proxy.comes_to("evenkeel_queue_wait_seconds_count", &[], 5.0);
 }
 
 /// Classes: high before normal before low.
@@ -134,7 +134,7 @@ fn limits_are_per_backend() {
     }
     wait_queue(&proxy, 2.0);
     until("1 and 3 in flight", || (backends[0].count(), backends[1].count()) == (1, 3));
-    assert_eq!(proxy.in_flight(), 4.0);
+    proxy.comes_to("evenkeel_in_flight", &[], 4.0);
     gate.open();
     for client in &mut clients {
         assert_eq!(client.response().status(), 200);

@@ -49,8 +49,8 @@ fn what_changed_takes_effect_and_the_rest_lives_on() {
     let requests = |backend| binary.metric("evenkeel_requests_total", &[("backend", backend)]);
     until("the counts", || (requests("b"), requests("c")) == (20.0 + 10.0 + 32.0 + 20.0, 20.0));
     assert_eq!(backends[1].connections(), 1, "upstream connections of what stays live on");
-    assert_eq!(binary.metric("evenkeel_config_generation", &[]), 4.0);
-    assert_eq!(binary.metric("evenkeel_config_reloads_total", &[("result", "success")]), 3.0);
+    binary.comes_to("evenkeel_config_generation", &[], 4.0);
+    binary.comes_to("evenkeel_config_reloads_total", &[("result", "success")], 3.0);
     let log = binary.end();
     assert!(log.contains("pools.ai.strategy: round_robin -> weighted_round_robin"), "{log}");
     assert!(log.contains("- pools.ai.backends.a"), "{log}");
@@ -78,7 +78,7 @@ fn a_stream_outlives_its_backend_in_the_configuration() {
     client.read_until("first\r\n");
     assert!(binary.reload(&only(1)));
     assert_eq!(binary.get("/").text(), "stays");
-    assert_eq!(binary.metric("evenkeel_in_flight", &[("backend", "a")]), 1.0, "it still counts");
+    binary.comes_to("evenkeel_in_flight", &[("backend", "a")], 1.0);
     gate.open();
     client.body(&mut answer);
     assert_eq!((answer.text().as_str(), answer.whole), ("last", true));
@@ -96,8 +96,8 @@ fn a_faulty_file_changes_nothing() {
     let faulty = good.replace("round_robin", "round_robbin").replace("weight = 1", "weight = 0\nwieght = 2");
     assert!(!binary.reload(&faulty));
     assert_eq!(client.get("/").text(), "served");
-    assert_eq!(binary.metric("evenkeel_config_generation", &[]), 1.0);
-    assert_eq!(binary.metric("evenkeel_config_reloads_total", &[("result", "failure")]), 1.0);
+    binary.comes_to("evenkeel_config_generation", &[], 1.0);
+    binary.comes_to("evenkeel_config_reloads_total", &[("result", "failure")], 1.0);
     let place = |needle: &str| {
         let (line, text) = faulty.lines().enumerate().find(|(_, text)| text.contains(needle)).unwrap();
         // The column of the value, or of an unknown key itself.
@@ -142,7 +142,7 @@ fn a_faulty_file_changes_nothing() {
     assert_eq!(client.get("/").text(), "served");
     binary.write(&good);
     assert_eq!(reload(&binary).status(), 200);
-    assert_eq!(binary.metric("evenkeel_config_last_reload_success", &[]), 1.0);
+    binary.comes_to("evenkeel_config_last_reload_success", &[], 1.0);
     assert_eq!(client.get("/").text(), "served");
 }
 
@@ -186,7 +186,7 @@ fn two_hundred_reloads_under_load_cost_no_request() {
     assert!(done.failures.is_empty(), "{} of {} failed: {:#?}", done.failures.len(), done.requests, done.failures);
     assert!(done.requests > 1000, "{}", done.requests);
     assert_eq!(done.connections, 64, "a client connection was lost");
-    assert_eq!(binary.metric("evenkeel_config_generation", &[]), 201.0);
+    binary.comes_to("evenkeel_config_generation", &[], 201.0);
     assert_eq!(binary.metric("evenkeel_panics_total", &[]), 0.0);
     until("nothing in flight", || binary.metric("evenkeel_in_flight", &[]) == 0.0);
     binary.end();

@@ -111,8 +111,8 @@ async fn messages_pass_both_ways() {
         socket.send(Message::text(text)).await.unwrap();
         assert_eq!(next(&mut socket).await.unwrap().unwrap().into_text().unwrap().as_str(), text);
     }
-    assert_eq!(proxy.in_flight(), 1.0);
-    assert_eq!(proxy.metric("evenkeel_connections", &[]), 1.0);
+    proxy.comes_to("evenkeel_in_flight", &[], 1.0);
+    proxy.comes_to("evenkeel_connections", &[], 1.0);
     // The polite end: close frames both ways, then both connections.
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = next(&mut socket).await {}

@@ -39,7 +39,7 @@ async fn concurrent_requests_share_connections_within_the_backends_limit() {
         // All are at the backend at once: none waits behind another.
         backend.wait_for(64);
         assert_eq!(backend.connections(), expected, "{limit:?}");
-        assert_eq!(proxy.metric("evenkeel_upstream_connections", &[]), expected as f64);
+        proxy.comes_to("evenkeel_upstream_connections", &[], expected as f64);
         gate.open();
         for answer in answers {
             assert_eq!(soon("an answer", answer).await.unwrap().status(), 200);

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use super::{Message, Raw, Samples, TestBackend, eventually, until};
+use super::{Message, Raw, Samples, TestBackend, comes_to, eventually, until};
 
 /// A running `evenkeel`. Killed when dropped.
 pub(crate) struct Binary {
@@ -121,6 +121,12 @@ impl Binary {
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         Samples::parse(self.admin().get("/metrics").text()).sum(name, labels)
+    }
+
+    /// Waits until that metric is `value`: what a request leaves in the counts may come after its last byte.
+    #[track_caller]
+    pub(crate) fn comes_to(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        comes_to(&format!("{name} {labels:?}"), value, || self.metric(name, labels));
     }
 
     /// The configuration file.

@@ -41,3 +41,17 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     eventually(what, || holds().then_some(()));
 }
+
+/// Reads until `value` is read, or fails the test with what was read last.
+#[track_caller]
+pub(crate) fn comes_to(what: &str, value: f64, mut read: impl FnMut() -> f64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let last = read();
+        if last == value {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what} is {last} and does not come to {value}");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}

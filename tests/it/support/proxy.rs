@@ -11,7 +11,7 @@ use evenkeel::config::{
 };
 use evenkeel::control::Summary;
 
-use super::{PATIENCE, Raw, Samples, TestBackend, eventually, until};
+use super::{PATIENCE, Raw, Samples, TestBackend, comes_to, eventually, until};
 
 /// A plan in the making: one worker, one pool `ai` with backends `b0`, `b1`, …, round robin, no health checks, no access
 /// log, an admin server.
@@ -153,6 +153,12 @@ impl TestProxy {
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.metrics().sum(name, labels)
+    }
+
+    /// Waits until that metric is `value`: what a request leaves in the counts may come after its last byte.
+    #[track_caller]
+    pub(crate) fn comes_to(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        comes_to(&format!("{name} {labels:?}"), value, || self.metric(name, labels));
     }
 
     /// Requests in flight at all backends.
