@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 
 use super::RequestBody;
@@ -40,17 +39,6 @@ pub(super) struct Order<'a> {
     pub(super) total: Option<Instant>,
 }
 
-/// A backend's answer: its head, and its body to come.
-pub(super) struct Answer<B> {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    /// Whether it is streamed in events.
-    pub(super) streamed: bool,
-    /// The protocol of a 101.
-    pub(super) upgrade: Option<HeaderValue>,
-    pub(super) body: Inner<B>,
-}
-
 /// A failed attempt, and the client's body if another may follow.
 pub(super) struct FailedAttempt<B> {
     pub(super) error: UpstreamError,
@@ -58,14 +46,15 @@ pub(super) struct FailedAttempt<B> {
 }
 
 impl Proxy {
-    /// Sends the request to the leased backend and waits for its response head.
+    /// Sends the request to the leased backend and waits for its response head, which is left in the story: what a future
+    /// returns is moved by each that awaits it.
     pub(super) async fn attempt<B>(
         &self,
         order: &Order<'_>,
         lease: &Lease,
         body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
-    ) -> Result<Answer<B>, FailedAttempt<B>>
+    ) -> Result<Inner<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
@@ -84,7 +73,7 @@ impl Proxy {
         lease: &Lease,
         mut body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
-    ) -> Result<Answer<B>, FailedAttempt<B>>
+    ) -> Result<Inner<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
@@ -137,7 +126,7 @@ impl Proxy {
         mut body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
         first: Option<Stream>,
-    ) -> Result<Answer<B>, FailedAttempt<B>>
+    ) -> Result<Inner<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -162,12 +151,11 @@ impl Proxy {
                     }
                 }
             };
-            let exchange = Box::new(self.exchange(order, lease, connection, body, story));
-            let failed = match exchange.head(|head| pass_on(order, story, head)).await {
-                Ok((head, body)) => {
-                    let Head { status, headers, upgrade, streamed, .. } = head;
-                    return Ok(Answer { status, headers, streamed, upgrade, body: Inner::Http1(body) });
-                }
+            let place = Box::new_uninit();
+            let exchange = Box::write(place, self.exchange(order, lease, connection, body, story));
+            let version = story.head.version;
+            let failed = match exchange.head(&mut story.answer, |head| pass_on(order, version, head)).await {
+                Ok(body) => return Ok(Inner::Http1(body)),
                 Err(failed) => failed,
             };
             body = failed.body;
@@ -260,7 +248,7 @@ impl Proxy {
         mut body: Option<Box<RequestBody<B>>>,
         story: &mut Story,
         mut first: Option<Stream>,
-    ) -> Result<Answer<B>, FailedAttempt<B>>
+    ) -> Result<Inner<B>, FailedAttempt<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
@@ -288,8 +276,8 @@ impl Proxy {
                             let kind = head.headers.get(http::header::CONTENT_TYPE);
                             let streamed = kind.is_some_and(|kind| is_event_stream(kind.as_bytes()));
                             let (status, headers) = (head.status, head.headers);
-                            let body = Inner::Http2(Box::new(body));
-                            return Ok(Answer { status, headers, streamed, upgrade: None, body });
+                            story.answer = Head { status, headers, streamed, upgrade: None };
+                            return Ok(Inner::Http2(Box::new(body)));
                         }
                         Err(error) => error,
                     }
@@ -404,8 +392,8 @@ async fn open(order: &Order<'_>, lease: &Lease, story: &mut Story, alpn: (Alpn, 
 }
 
 /// An informational response goes to HTTP/1.1 clients at once; others never see it (documented).
-fn pass_on(order: &Order<'_>, story: &Story, head: &Head) {
-    if story.head.version != http::Version::HTTP_11 {
+fn pass_on(order: &Order<'_>, version: http::Version, head: &Head) {
+    if version != http::Version::HTTP_11 {
         return;
     }
     let mut bytes = Vec::with_capacity(256);

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::RequestBody;
 use super::body::{Inner, ProxyBody};
-use super::forward::{Answer, Order};
+use super::forward::Order;
 use super::framing::{self, Framed};
 use super::meter::Meter;
 use super::orca;
@@ -59,13 +59,17 @@ impl Proxy {
                     if has_body {
                         story.downstream.unread.set(true);
                     }
-                    return Ok(refuse(refusal, story));
+                    return Ok(answer(story.refused(refusal), story));
                 }
             };
             let mut body = has_body.then(|| Box::new(RequestBody::new(body, &mut story)));
-            Ok(match self.route(&story, &mut body).await {
-                Ok(pool) => self.forward(pool, framed, body, story).await,
-                Err(refusal) => refuse(refusal, story),
+            let done = match self.route(&story, &mut body).await {
+                Ok(pool) => self.forward(pool, framed, body, &mut story).await,
+                Err(refusal) => Err(story.refused(refusal)),
+            };
+            Ok(match done {
+                Ok(body) => respond(body, story),
+                Err(refusal) => answer(refusal, story),
             })
         }
     }
@@ -114,14 +118,14 @@ impl Proxy {
         find(Model::Known(model.flatten().as_deref())).map_err(|_| Refusal::NoRoute)
     }
 
-    /// Attempts, until one is answered or none may follow.
+    /// Attempts, until one is answered or none may follow: the head of the answer, and its lease, are the story's then.
     async fn forward<B>(
         &self,
         pool: Arc<Pool>,
         framed: Framed,
         mut body: Option<Box<RequestBody<B>>>,
-        mut story: Box<Story>,
-    ) -> Response<ProxyBody<B>>
+        story: &mut Story,
+    ) -> Result<Inner<B>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
@@ -154,26 +158,29 @@ impl Proxy {
         let mut tried = Tried::new();
         loop {
             if order.total.is_some_and(|total| clock::now() >= total) {
-                return refuse(Refusal::BackendTimeout, story);
+                return Err(story.refused(Refusal::BackendTimeout));
             }
             let live = if tried.is_empty() { Arc::clone(&first) } else { pool.live() };
-            let mut lease = match self.lease(&pool, live, (tried.as_slice(), order.total), &mut story).await {
+            let mut lease = match self.lease(&pool, live, (tried.as_slice(), order.total), story).await {
                 Ok(lease) => lease,
-                Err(refusal) => return refuse(refusal, story),
+                Err(refusal) => return Err(story.refused(refusal)),
             };
             story.attempt(&lease);
             tried.push(lease.backend().id);
-            match self.attempt(&order, &lease, body.take(), &mut story).await {
-                Ok(mut answer) => {
-                    note_response(&mut lease, &mut answer, &mut story);
-                    let again = retry::after_status(&plan.retry, answer.status, &story.head.method, !has_body);
-                    match again.filter(|reason| may_retry(&lease, &story, *reason)) {
+            match self.attempt(&order, &lease, body.take(), story).await {
+                Ok(body) => {
+                    note_response(&mut lease, story);
+                    let again = retry::after_status(&plan.retry, story.answer.status, &story.head.method, !has_body);
+                    match again.filter(|reason| may_retry(&lease, story, *reason)) {
                         // The answer was read only as far as its head: its connection is closed with it.
                         Some(reason) => {
                             lease.completed();
                             story.retry = Some(reason);
                         }
-                        None => return respond(answer, lease, story),
+                        None => {
+                            story.lease = Some(lease);
+                            return Ok(body);
+                        }
                     }
                 }
                 Err(failed) => {
@@ -181,15 +188,15 @@ impl Proxy {
                     blame(&mut lease, &failed.error);
                     let kept = body.as_ref().is_none_or(|body| body.can_replay());
                     let again = retry::after_failure(&plan.retry, &failed.error, &story.head.method, kept);
-                    match again.filter(|reason| may_retry(&lease, &story, *reason)) {
+                    match again.filter(|reason| may_retry(&lease, story, *reason)) {
                         Some(reason) => story.retry = Some(reason),
                         None => {
-                            self.tell(&lease, &failed.error, &story);
+                            self.tell(&lease, &failed.error, story);
                             drop(lease);
                             let refusal = Refusal::of_fault(&failed.error.fault);
                             // The story of a client that left is already told: nobody refused it anything.
                             let is_gone = matches!(failed.error.fault, Fault::ClientGone);
-                            return if is_gone { answer(refusal, story) } else { refuse(refusal, story) };
+                            return Err(if is_gone { refusal } else { story.refused(refusal) });
                         }
                     }
                     if let Some(body) = &mut body {
@@ -347,15 +354,6 @@ fn check(story: &mut Story, downstream: &Downstream) -> Result<Framed, Refusal> 
 }
 
 /// An answer of our own.
-fn refuse<B>(refusal: Refusal, mut story: Box<Story>) -> Response<ProxyBody<B>>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error + 'static,
-{
-    story.refused(refusal);
-    answer(refusal, story)
-}
-
 fn answer<B>(refusal: Refusal, story: Box<Story>) -> Response<ProxyBody<B>>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -368,11 +366,12 @@ where
 }
 
 /// The backend's answer, with lease and story on board.
-fn respond<B>(answer: Answer<B>, lease: Box<Lease>, mut story: Box<Story>) -> Response<ProxyBody<B>>
+fn respond<B>(body: Inner<B>, mut story: Box<Story>) -> Response<ProxyBody<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
+    let answer = std::mem::take(&mut story.answer);
     story.status = answer.status.as_u16();
     let mut response = Response::new(());
     *response.status_mut() = answer.status;
@@ -382,9 +381,10 @@ where
         && let (Some(head_at), Some(first_byte)) = (story.head_at, story.first_byte)
     {
         let picked = head_at.checked_sub(first_byte).unwrap_or(head_at);
-        story.meter = Some(Meter::begin(lease.backend(), response.headers(), picked));
+        let backend = story.lease.as_ref().map(|lease| lease.backend());
+        story.meter = backend.map(|backend| Meter::begin(backend, response.headers(), picked));
     }
-    if let Some(session) = &story.session {
+    if let (Some(session), Some(lease)) = (&story.session, &story.lease) {
         let settled = session.settle(lease.backend(), story.downstream.secure, affinity::seconds(session.mode()));
         story.sticky = affinity::settle(settled, response.headers_mut());
     }
@@ -392,25 +392,24 @@ where
     if story.head.version < Version::HTTP_2 && story.downstream.uploads() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    match (answer.status, answer.body) {
+    match (answer.status, body) {
         (StatusCode::SWITCHING_PROTOCOLS, Inner::Http1(body)) => {
             let protocol = answer.upgrade.unwrap_or_else(|| HeaderValue::from_static("websocket"));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             response.headers_mut().insert(header::UPGRADE, protocol);
             let downstream = Rc::clone(&story.downstream);
-            let tunnel = body.into_upgraded().map(|backend| Tunnel::new(backend, lease, story));
-            *downstream.tunnel.borrow_mut() = tunnel;
+            if let (Some(backend), Some(lease)) = (body.into_upgraded(), story.lease.take()) {
+                *downstream.tunnel.borrow_mut() = Some(Tunnel::new(backend, lease, story));
+            }
             response.map(|()| ProxyBody::empty())
         }
-        (_, body) => {
-            story.lease = Some(lease);
-            response.map(|()| ProxyBody::upstream(body, story))
-        }
+        (_, body) => response.map(|()| ProxyBody::upstream(body, story)),
     }
 }
 
 /// Tells the lease what the head says.
-fn note_response<B>(lease: &mut Lease, answer: &mut Answer<B>, story: &mut Story) {
+fn note_response(lease: &mut Lease, story: &mut Story) {
+    let answer = &mut story.answer;
     let pause = retry_after(answer.status, &answer.headers);
     let now = clock::now();
     lease.responded(answer.status.as_u16(), answer.streamed, pause, now);

@@ -1,7 +1,9 @@
 //! Every strategy once over real sockets, and a change of strategy amid traffic. What the shares are exactly, and in every
 //! state, is tested in virtual time beside the strategies.
 
-use evenkeel::config::{Cidr, StrategyKind};
+use std::time::Duration;
+
+use evenkeel::config::{Cidr, PoolPlan, StrategyKind};
 
 use crate::support::*;
 
@@ -121,7 +123,9 @@ fn the_same_client_to_the_same_backend() {
 #[test]
 fn by_what_is_free() {
     let backends = backends(|_| 200);
-    let proxy = setup(StrategyKind::ResourceBased, &backends).start();
+    // However slow this machine is, what is pushed below must hold for the whole test.
+    let lasting = |pool: &mut PoolPlan| pool.strategy.resource_based.expiry = Duration::from_secs(600);
+    let proxy = setup(StrategyKind::ResourceBased, &backends).pool(lasting).start();
     for number in 0..BACKENDS {
         let part = if number == 2 { 0.95 } else { 0.1 };
         let path = format!("/api/v1/pools/ai/backends/b{number}/resources");

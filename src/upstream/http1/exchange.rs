@@ -16,7 +16,7 @@ use http_body::Body;
 
 use super::connection::{Connection, FIRST_READ};
 use super::request::BodyFraming;
-use super::response::{self, Head};
+use super::response::{self, Head, Rest};
 use super::response_body::{BULK_READ, Decoder, ResponseBody};
 use crate::clock::{self, Deadline};
 use crate::upstream::error::{Fault, UpstreamError};
@@ -165,22 +165,19 @@ where
         self
     }
 
-    /// Sends the request and waits for the final response head. `informational` is called for each 1xx but 100 and 101.
+    /// Sends the request and waits for the final response head, which is written to `head`: as a value it would be moved
+    /// half a dozen times. `informational` is called for each 1xx but 100 and 101.
     ///
     /// # Errors
     /// [`Failed`] with the body, if another backend may still be tried.
     pub async fn head(
         mut self: Box<Self>,
+        head: &mut Head,
         mut informational: impl FnMut(&Head),
-    ) -> Result<(Head, ResponseBody<B>), Failed<B>> {
-        match poll_fn(|cx| self.poll_head(cx, &mut informational)).await {
-            Ok(head) => {
-                let body = match head.status {
-                    StatusCode::SWITCHING_PROTOCOLS => ResponseBody::upgraded(self),
-                    _ => ResponseBody::new(self, head.framing, head.keep_alive),
-                };
-                Ok((head, body))
-            }
+    ) -> Result<ResponseBody<B>, Failed<B>> {
+        match poll_fn(|cx| self.poll_head(cx, head, &mut informational)).await {
+            Ok(_) if head.status == StatusCode::SWITCHING_PROTOCOLS => Ok(ResponseBody::upgraded(self)),
+            Ok(rest) => Ok(ResponseBody::new(self, rest)),
             Err(fault) => {
                 let answered = !self.connection.read.is_empty() || self.informational > 0;
                 let reused = self.connection.reused;
@@ -199,15 +196,20 @@ where
         }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, informational: &mut impl FnMut(&Head)) -> Poll<Result<Head, Fault>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &mut Head,
+        informational: &mut impl FnMut(&Head),
+    ) -> Poll<Result<Rest, Fault>> {
         loop {
             let sending = self.poll_send(cx)?;
-            match self.poll_receive_head(cx) {
-                Poll::Ready(Ok(head)) => {
-                    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS && self.is_agreed(&head);
+            match self.poll_receive_head(cx, head) {
+                Poll::Ready(Ok(rest)) => {
+                    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS && self.is_agreed(head);
                     if !head.status.is_informational() || upgraded {
                         self.deadline.disarm();
-                        return Poll::Ready(Ok(head));
+                        return Poll::Ready(Ok(rest));
                     }
                     self.informational += 1;
                     if self.informational > MOST_INFORMATIONAL {
@@ -218,7 +220,7 @@ where
                         StatusCode::SWITCHING_PROTOCOLS => {
                             return Poll::Ready(Err(Fault::Protocol("101 to what was not asked for")));
                         }
-                        _ => informational(&head),
+                        _ => informational(head),
                     }
                     self.wait = Wait::Nothing;
                     continue;
@@ -250,12 +252,13 @@ where
         self.upgrade && head.upgrade.as_ref().is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
     }
 
-    fn poll_receive_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
+    fn poll_receive_head(&mut self, cx: &mut Context<'_>, head: &mut Head) -> Poll<Result<Rest, Fault>> {
         loop {
-            if !self.connection.read.is_empty()
-                && let Some(head) = response::parse(&mut self.connection.read, &self.method).map_err(Fault::Protocol)?
-            {
-                return Poll::Ready(Ok(head));
+            if !self.connection.read.is_empty() {
+                let parsed = response::parse(&mut self.connection.read, &self.method, head);
+                if let Some(rest) = parsed.map_err(Fault::Protocol)? {
+                    return Poll::Ready(Ok(rest));
+                }
             }
             match ready!(self.connection.poll_fill(cx, FIRST_READ)) {
                 Ok(0) => return Poll::Ready(Err(Fault::Closed)),
@@ -355,7 +358,7 @@ mod tests {
             let framing = BodyFraming::Length(length as u64);
             let once = Some(Once(Some(body.clone())));
             let exchange = Exchange::new(connection, Method::POST, once, framing, Asks::default(), timeouts);
-            let failed = Box::new(exchange).head(|_| {}).await.map(drop).unwrap_err();
+            let failed = Box::new(exchange).head(&mut Head::default(), |_| {}).await.map(drop).unwrap_err();
             let UpstreamError { fault, sent, answered } = failed.error;
             assert!(matches!(fault, Fault::Io(_)) && !sent && !answered, "{fault:?}");
             assert_eq!(failed.unsent, body);

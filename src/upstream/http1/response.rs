@@ -28,23 +28,26 @@ pub enum Framing {
     UntilClose,
 }
 
-/// A response head, or an informational one.
-#[derive(Debug)]
+/// A response head, or an informational one: what passes on.
+#[derive(Debug, Default)]
 pub struct Head {
     /// The status.
     pub status: StatusCode,
-    /// HTTP/1.1 or HTTP/1.0.
-    pub version: Version,
     /// The fields that may pass on: no hop-by-hop fields, nothing that `Connection` names.
     pub headers: HeaderMap,
-    /// What follows.
-    pub framing: Framing,
-    /// Whether the connection may be used again after the body.
-    pub keep_alive: bool,
     /// Whether it is streamed in events, by its `Content-Type`.
     pub streamed: bool,
     /// The protocol of the `Upgrade` field, with a 101.
     pub upgrade: Option<HeaderValue>,
+}
+
+/// What a head says of the bytes after it.
+#[derive(Debug, Clone, Copy)]
+pub struct Rest {
+    /// What follows.
+    pub framing: Framing,
+    /// Whether the connection may be used again after the body.
+    pub keep_alive: bool,
 }
 
 /// What the backend said about framing, collected while walking the fields.
@@ -66,14 +69,15 @@ pub fn is_event_stream(content_type: &[u8]) -> bool {
     starts(b"text/event-stream") || starts(b"application/x-ndjson")
 }
 
-/// Parses one head from the front of `buffer`, as the answer to a request with `method`. `None`: more bytes are needed.
-/// On success the head is removed from `buffer`; header values are slices of it, not copies.
+/// Parses one head from the front of `buffer` into `head`, as the answer to a request with `method`. `None`: more bytes
+/// are needed. On success the head is removed from `buffer`; header values are slices of it, not copies. Until then `head`
+/// is as it was.
 ///
 /// # Errors
 /// What is wrong; the connection must not be used any further.
-pub fn parse(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, &'static str> {
-    match parse_with::<USUAL_FIELDS>(buffer, method) {
-        Err(Problem::TooManyFields) => parse_with::<MOST_FIELDS>(buffer, method).map_err(Problem::text),
+pub fn parse(buffer: &mut BytesMut, method: &Method, head: &mut Head) -> Result<Option<Rest>, &'static str> {
+    match parse_with::<USUAL_FIELDS>(buffer, method, head) {
+        Err(Problem::TooManyFields) => parse_with::<MOST_FIELDS>(buffer, method, head).map_err(Problem::text),
         other => other.map_err(Problem::text),
     }
 }
@@ -98,7 +102,11 @@ impl From<&'static str> for Problem {
     }
 }
 
-fn parse_with<const FIELDS: usize>(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, Problem> {
+fn parse_with<const FIELDS: usize>(
+    buffer: &mut BytesMut,
+    method: &Method,
+    head: &mut Head,
+) -> Result<Option<Rest>, Problem> {
     let mut fields = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -157,7 +165,8 @@ fn parse_with<const FIELDS: usize>(buffer: &mut BytesMut, method: &Method) -> Re
     let persistent = if version == Version::HTTP_11 { !seen.close } else { seen.keep_alive && !seen.close };
     // Both framings at once is how responses are smuggled: the coding rules, and the connection is not trusted again.
     let keep_alive = persistent && framing != Framing::UntilClose && !(seen.chunked && seen.length.is_some());
-    Ok(Some(Head { status, version, headers, framing, keep_alive, upgrade: seen.upgrade, streamed: seen.streamed }))
+    *head = Head { status, headers, upgrade: seen.upgrade, streamed: seen.streamed };
+    Ok(Some(Rest { framing, keep_alive }))
 }
 
 /// What becomes of a field.
@@ -290,8 +299,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn head(text: &str) -> Result<Option<Head>, &'static str> {
-        parse(&mut BytesMut::from(text), &Method::GET)
+    fn head(text: &str) -> Result<Option<(Head, Rest)>, &'static str> {
+        let mut head = Head::default();
+        let rest = parse(&mut BytesMut::from(text), &Method::GET, &mut head)?;
+        Ok(rest.map(|rest| (head, rest)))
     }
 
     #[test]
@@ -311,8 +322,8 @@ mod tests {
             ("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", Framing::Empty, true),
         ];
         for (text, framing, keep_alive) in cases {
-            let head = head(text).unwrap().unwrap();
-            assert_eq!((head.framing, head.keep_alive), (framing, keep_alive), "{text:?}");
+            let (head, rest) = head(text).unwrap().unwrap();
+            assert_eq!((rest.framing, rest.keep_alive), (framing, keep_alive), "{text:?}");
             assert!(!head.headers.contains_key("transfer-encoding") && !head.headers.contains_key("connection"));
         }
     }
@@ -350,7 +361,7 @@ mod tests {
         }
         assert!(head("HTTP/1.1 200 OK\r\na: b\r\n").unwrap().is_none());
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MOST_FIELDS));
-        assert_eq!(head(&many).unwrap().unwrap().headers.len(), MOST_FIELDS);
+        assert_eq!(head(&many).unwrap().unwrap().0.headers.len(), MOST_FIELDS);
     }
 
     #[test]
@@ -358,9 +369,10 @@ mod tests {
         let text =
             "HTTP/1.1 200 OK\r\nconnection: x-a, keep-alive\r\nx-a: 1\r\nx-b: 2\r\ncontent-length: 7\r\n\r\nrest";
         let mut buffer = BytesMut::from(text);
-        let head = parse(&mut buffer, &Method::HEAD).unwrap().unwrap();
+        let mut head = Head::default();
+        let rest = parse(&mut buffer, &Method::HEAD, &mut head).unwrap().unwrap();
         assert_eq!(&buffer[..], b"rest");
-        assert_eq!(head.framing, Framing::Empty);
+        assert_eq!(rest.framing, Framing::Empty);
         assert_eq!(head.headers["content-length"], "7");
         assert!(!head.headers.contains_key("x-a") && head.headers.contains_key("x-b"));
     }
@@ -370,15 +382,15 @@ mod tests {
         fn no_bytes_panic(tail in proptest::collection::vec(any::<u8>(), 0..200), status in 0..1000u16) {
             let mut buffer = BytesMut::from(format!("HTTP/1.1 {status} x\r\n").as_bytes());
             buffer.extend_from_slice(&tail);
-            let _ = parse(&mut buffer, &Method::GET);
+            let _ = parse(&mut buffer, &Method::GET, &mut Head::default());
         }
 
         #[test]
         fn what_follows_the_head_stays(rest in proptest::collection::vec(any::<u8>(), 0..50), length in any::<u64>()) {
             let mut buffer = BytesMut::from(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes());
             buffer.extend_from_slice(&rest);
-            let head = parse(&mut buffer, &Method::GET).unwrap().unwrap();
-            prop_assert_eq!(head.framing, if length == 0 { Framing::Empty } else { Framing::Length(length) });
+            let after = parse(&mut buffer, &Method::GET, &mut Head::default()).unwrap().unwrap();
+            prop_assert_eq!(after.framing, if length == 0 { Framing::Empty } else { Framing::Length(length) });
             prop_assert_eq!(&buffer[..], &rest[..]);
         }
     }

@@ -9,7 +9,7 @@ use http_body::{Body, Frame};
 use super::chunked::{ChunkDecoder, Step};
 use super::connection::{Connection, Upgraded};
 use super::exchange::{Exchange, Wait};
-use super::response::Framing;
+use super::response::{Framing, Rest};
 use crate::upstream::error::Fault;
 
 /// Largest read of a long body (docs/performance.md, item 4).
@@ -37,14 +37,14 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Fault>,
 {
-    pub(super) fn new(mut exchange: Box<Exchange<B>>, framing: Framing, keep_alive: bool) -> Self {
-        exchange.decoder = match framing {
+    pub(super) fn new(mut exchange: Box<Exchange<B>>, rest: Rest) -> Self {
+        exchange.decoder = match rest.framing {
             Framing::Empty => Decoder::Done,
             Framing::Length(length) => Decoder::Length(length),
             Framing::Chunked => Decoder::Chunked(ChunkDecoder::new()),
             Framing::UntilClose => Decoder::UntilClose,
         };
-        exchange.keep_alive = keep_alive;
+        exchange.keep_alive = rest.keep_alive;
         Self { exchange: Some(exchange) }
     }
 
