@@ -18,6 +18,7 @@ pub mod orca;
 pub mod peek;
 mod request_body;
 pub mod request_id;
+mod respond;
 mod retry;
 mod route;
 mod service;
