@@ -42,7 +42,7 @@ const CLOCKS: &[(&str, &str)] = &[
     ("src/control/drain.rs", "tokio's clock, for the deadline of a drain"),
     ("src/control/reload.rs", "the time of day of the last reload, for people"),
     ("src/proxy/story.rs", "the time of day in the access log"),
-    ("src/proxy/service.rs", "Retry-After may be a date"),
+    ("src/proxy/respond.rs", "Retry-After may be a date"),
 ];
 
 #[test]
