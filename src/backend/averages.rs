@@ -116,12 +116,14 @@ impl Averages {
     /// slower would wait five times as long for its next chance as one three times slower.
     #[inline]
     pub(super) fn cost(&self, at_nanos: u64, idle: bool) -> Option<f64> {
+        self.unfaded_cost(at_nanos, idle).map(|(cost, age)| faded(cost, age))
+    }
+
+    /// The same in two parts, for [`faded`] to put together: who compares hundreds of backends needs the whole of few.
+    #[inline]
+    pub(super) fn unfaded_cost(&self, at_nanos: u64, idle: bool) -> Option<(f64, f64)> {
         let cost = Mean::load(&self.cost).value()?;
-        if !idle {
-            return Some(cost);
-        }
-        let age = self.age(at_nanos);
-        Some(cost * decay(age * age))
+        Some((cost, if idle { self.age(at_nanos) } else { 0.0 }))
     }
 
     /// Peak-EWMA; it decays while the backend is idle.
@@ -143,8 +145,25 @@ impl Averages {
     /// Time since the last sample, in units of [`DECAY_SECONDS`].
     #[inline]
     fn age(&self, at_nanos: u64) -> f64 {
-        at_nanos.saturating_sub(self.last.load(Relaxed)) as f64 * PER_NANO
+        // The conversion of a signed number is one instruction, and centuries fit.
+        at_nanos.saturating_sub(self.last.load(Relaxed)) as i64 as f64 * PER_NANO
     }
+}
+
+/// A mean cost that has lain idle for `age` time constants.
+#[inline]
+pub(crate) fn faded(cost: f64, age: f64) -> f64 {
+    // Of a busy one; spares it the power.
+    if age == 0.0 { cost } else { cost * decay(age * age) }
+}
+
+/// A number that [`faded`] is not below, and not far below it within the first ten seconds: (1 − x ÷ 4)⁴ is less than
+/// (1 − x ÷ 256)²⁵⁶, and the last factor is more than what the 256th power makes of rounding.
+#[inline]
+pub(crate) fn fades_to_at_least(cost: f64, age: f64) -> f64 {
+    let root = (1.0 - age * age * 0.25).max(0.0);
+    let square = root * root;
+    cost * (square * square) * (1.0 - 1e-12)
 }
 
 /// exp(−`age`), as (1 − age ÷ 256)^256: within 0.005 of it, monotone, never negative, and a third of the price, which
@@ -298,6 +317,16 @@ mod tests {
             let found = decay(age);
             assert!((found - (-age).exp()).abs() < 0.005 && (0.0..=last).contains(&found), "{age}: {found}");
             last = found;
+        }
+    }
+
+    #[test]
+    fn what_fading_leaves_at_least_is_no_more_than_what_it_leaves() {
+        for step in 0..100_000 {
+            let age = f64::from(step) * f64::from(step) * 1e-9;
+            let (least, left) = (fades_to_at_least(0.3, age), faded(0.3, age));
+            assert!(least <= left, "{age}: {least} > {left}");
+            assert!(age > 0.5 || least > 0.99 * left, "{age}: {least} is far below {left}");
         }
     }
 

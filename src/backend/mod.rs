@@ -20,6 +20,7 @@ mod streams;
 mod window;
 
 pub use averages::{DECAY_SECONDS, FAILURE_SECONDS, FAILURE_SECONDS_MAX};
+pub(crate) use averages::{faded, fades_to_at_least};
 pub use health::{Health, HealthChange, HealthRules, HealthState, Peers, Reason};
 pub use histogram::{HISTOGRAM_BUCKETS, Histogram};
 pub(crate) use identity::mix;

@@ -48,8 +48,6 @@ pub struct Backend {
     pub slot: usize,
     /// The operator's name for it.
     pub name: Arc<str>,
-    /// [`stable_hash`] of the name: the same in every process and version.
-    pub name_hash: u64,
     /// Where it is, as written.
     pub address: Address,
     /// When this record was made; the origin of all stored times.
@@ -68,6 +66,10 @@ pub struct Backend {
     /// How its attempts ended lately.
     recent: Recent,
     pub(super) samples: Samples,
+    /// Length of a slow start, nanoseconds; 0: none is configured.
+    ramp_window: AtomicU64,
+    /// The share of its weight that it begins with, f64 bits.
+    ramp_least: AtomicU64,
     /// Nanoseconds after `born` until which it may drain; `u64::MAX`: it does not, or for ever.
     drain_until: AtomicU64,
     /// What a host name resolved to, the address in use first; read only when a connection is made.
@@ -88,10 +90,7 @@ struct Hot {
     held_until: AtomicU64,
     /// Nanoseconds after `born` at which the present slow start began; `u64::MAX`: none.
     ramp_from: AtomicU64,
-    /// Length of a slow start, nanoseconds; 0: none is configured.
-    ramp_window: AtomicU64,
-    /// The share of its weight that it begins with, f64 bits.
-    ramp_least: AtomicU64,
+    name_hash: u64,
     /// The same as the backend's own, here as well for those that keep a record per backend.
     slot: usize,
     id: BackendId,
@@ -111,7 +110,6 @@ impl Backend {
             id,
             slot,
             name: spec.name.as_str().into(),
-            name_hash: stable_hash(spec.name.as_bytes()),
             address: spec.address.clone(),
             born: now,
             stats: Stats::default(),
@@ -126,14 +124,15 @@ impl Backend {
                 watched: AtomicBool::new(health.awaits_success()),
                 held_until: AtomicU64::new(0),
                 ramp_from: AtomicU64::new(u64::MAX),
-                ramp_window: AtomicU64::new(0),
-                ramp_least: AtomicU64::new(0),
+                name_hash: stable_hash(spec.name.as_bytes()),
                 slot,
                 id,
             },
             health: Mutex::new(health),
             recent: Recent::default(),
             samples: Samples::default(),
+            ramp_window: AtomicU64::new(0),
+            ramp_least: AtomicU64::new(0),
             drain_until: AtomicU64::new(u64::MAX),
             resolved: Mutex::default(),
         };
@@ -145,6 +144,12 @@ impl Backend {
     #[inline]
     pub fn key(&self) -> (usize, BackendId) {
         (self.hot.slot, self.hot.id)
+    }
+
+    /// [`stable_hash`] of the name: the same in every process and version.
+    #[inline]
+    pub fn name_hash(&self) -> u64 {
+        self.hot.name_hash
     }
 
     /// Requests in flight, from the pick to the last byte.
@@ -194,28 +199,29 @@ impl Backend {
     }
 
     /// The share of its weight that slow start allows now, `min_weight`..=1.
+    #[cold]
     fn ramp(&self, from: u64, now: Instant) -> f64 {
-        let window = self.hot.ramp_window.load(Relaxed);
+        let window = self.ramp_window.load(Relaxed);
         let age = self.nanos(now).saturating_sub(from);
         if age >= window {
             // Only this ramp: another may have begun meanwhile.
             let _ = self.hot.ramp_from.compare_exchange(from, u64::MAX, Relaxed, Relaxed);
             return 1.0;
         }
-        (age as f64 / window as f64).max(f64::from_bits(self.hot.ramp_least.load(Relaxed))).min(1.0)
+        (age as f64 / window as f64).max(f64::from_bits(self.ramp_least.load(Relaxed))).min(1.0)
     }
 
     /// Puts another rule of slow start in force; `None`: no more slow start, a present one ends.
     pub fn set_slow_start(&self, rule: Option<&SlowStartPlan>) {
         // At least a thousandth, so that a weight is never 0.
         let least = rule.map_or(1.0, |rule| rule.min_weight.clamp(1e-3, 1.0));
-        self.hot.ramp_least.store(least.to_bits(), Relaxed);
-        self.hot.ramp_window.store(rule.map_or(0, |rule| rule.window.as_nanos() as u64), Relaxed);
+        self.ramp_least.store(least.to_bits(), Relaxed);
+        self.ramp_window.store(rule.map_or(0, |rule| rule.window.as_nanos() as u64), Relaxed);
     }
 
     /// Begins a slow start, if one is configured.
     pub fn begin_ramp(&self, now: Instant) {
-        if self.hot.ramp_window.load(Relaxed) != 0 {
+        if self.ramp_window.load(Relaxed) != 0 {
             self.hot.ramp_from.store(self.nanos(now), Relaxed);
         }
     }

@@ -230,6 +230,12 @@ impl Stats {
         self.averages.cost(now.nanos(), idle)
     }
 
+    /// The same in two parts, mean and age, which [`faded`](super::faded) puts together.
+    #[inline]
+    pub fn unfaded_cost(&self, now: Moment, idle: bool) -> Option<(f64, f64)> {
+        self.averages.unfaded_cost(now.nanos(), idle)
+    }
+
     /// Peak-EWMA in seconds with failures at their price; `None`: nothing known. While the backend is `idle` it decays.
     #[inline]
     pub fn average_peak(&self, now: Moment, idle: bool) -> Option<f64> {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::choice::{Numbers, cheapest, load};
+use super::choice::{cheapest, load};
+use super::columns::LANES;
 use super::{Pick, PickContext, PickKind, Strategy};
 use crate::backend::{Backend, mix};
 use crate::config::IpHashPlan;
@@ -29,32 +30,28 @@ impl IpHash {
 
 impl Strategy for IpHash {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
-        let weights: Numbers = cx.candidates.iter().map(|backend| backend.weight(cx.now)).collect();
-        let pairs = || cx.candidates.iter().zip(&weights);
+        let loads = || cx.candidates.iter().map(|backend| load(backend, backend.weight(cx.now)));
         let Some(key) = cx.key.map(mix) else {
-            let pick = cheapest(pairs().map(|(backend, weight)| load(backend, *weight)), cx.rng)?;
+            let pick = cheapest(loads(), cx.rng)?;
             return Some(Pick { kind: PickKind::Fallback, ..pick });
         };
-        let room = self.room(cx.candidates, &weights);
-        let mut best: Option<(usize, f64)> = None;
-        for (index, (backend, weight)) in pairs().enumerate() {
-            if f64::from(backend.in_flight()) >= room * weight {
-                continue;
-            }
+        let room = self.room(cx);
+        let (mut best, mut least) = (None, f64::INFINITY);
+        for (index, backend) in cx.candidates.iter().enumerate() {
+            let weight = backend.weight(cx.now);
             let u = uniform(key, backend);
-            // −ln(u) is at least 1 − u: most are beaten without a logarithm.
-            let least = best.map_or(f64::INFINITY, |(_, least)| least);
-            if 1.0 - u < least * weight {
+            // −ln(u) is at least 1 − u: most are beaten without a logarithm, and without a look at their room.
+            if 1.0 - u < least * weight && f64::from(backend.in_flight()) < room * weight {
                 let time = -u.ln() / weight;
                 if time < least {
-                    best = Some((index, time));
+                    (best, least) = (Some(index), time);
                 }
             }
         }
         // Someone always has room (not everyone can have more than their share); if counts moved meanwhile, least load.
         match best {
-            Some((index, _)) => Some(Pick::certain(index)),
-            None => cheapest(pairs().map(|(backend, weight)| load(backend, *weight)), cx.rng),
+            Some(index) => Some(Pick::certain(index)),
+            None => cheapest(loads(), cx.rng),
         }
     }
 
@@ -71,18 +68,24 @@ impl Strategy for IpHash {
 impl IpHash {
     /// Requests in flight per weight from which on a backend is passed over: consistent hashing with bounded loads. The
     /// request to be placed counts, and a part of one is rounded up when compared.
-    fn room(&self, candidates: &[Arc<Backend>], weights: &[f64]) -> f64 {
+    fn room(&self, cx: &PickContext<'_>) -> f64 {
         if self.bound == 0.0 {
             return f64::INFINITY;
         }
-        let in_flight: f64 = candidates.iter().map(|backend| f64::from(backend.in_flight())).sum();
-        self.bound * (in_flight + 1.0) / weights.iter().sum::<f64>()
+        let (mut in_flight, mut weights) = (0, 0.0);
+        // In groups, so that not every addition waits for all before it.
+        for group in cx.candidates.chunks(LANES) {
+            in_flight += group.iter().map(|backend| u64::from(backend.in_flight())).sum::<u64>();
+            weights += group.iter().map(|backend| backend.weight(cx.now)).sum::<f64>();
+        }
+        self.bound * (in_flight as f64 + 1.0) / weights
     }
 }
 
 /// A number in (0, 1), the same for this client and backend always and everywhere.
 #[inline]
 fn uniform(key: u64, backend: &Arc<Backend>) -> f64 {
-    let bits = mix(key ^ backend.name_hash) >> 11;
-    (bits as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64)
+    let bits = mix(key ^ backend.name_hash()) >> 11;
+    // 53 bits fit into either; the conversion of a signed number is one instruction.
+    (bits as i64 as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64)
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::choice::{Numbers, cheapest, load};
+use super::choice::{Numbers, cheapest, cheapest_from, load};
 use super::{Pick, PickContext, Strategy};
-use crate::backend::{Backend, Moment};
+use crate::backend::{Backend, Moment, faded, fades_to_at_least};
 
 /// Least average × (in flight + 1) ÷ weight, over all candidates.
 ///
@@ -20,11 +20,14 @@ impl Strategy for LeastResponseTime {
         let (now, moment) = (cx.now, Moment::of(cx.now));
         let mut unknown = false;
         let costs = cx.candidates.iter().map(|backend| {
-            let average = average(backend, moment);
-            unknown |= average.is_none();
-            average.unwrap_or(0.0) * load(backend, backend.weight(now))
+            let unfaded = backend.stats.unfaded_cost(moment, backend.in_flight() == 0);
+            unknown |= unfaded.is_none();
+            let (cost, age) = unfaded.unwrap_or((0.0, 0.0));
+            let load = load(backend, backend.weight(now));
+            // Most are beaten without the power that fading takes.
+            (fades_to_at_least(cost, age) * load, move || faded(cost, age) * load)
         });
-        let pick = cheapest(costs, cx.rng);
+        let pick = cheapest_from(costs, cx.rng);
         if unknown {
             return cheapest(costs_with_unknown(cx).into_iter(), cx.rng);
         }

@@ -5,6 +5,7 @@
 //! (the pool has already left out what is down, draining, full, held or tried).
 
 mod choice;
+mod columns;
 mod ip_hash;
 mod least_connections;
 mod least_response_time;

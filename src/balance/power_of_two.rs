@@ -1,6 +1,7 @@
 //! Power of two choices: two different backends at random, the less loaded of them.
 
 use super::choice::{by_share, drawn, load};
+use super::columns::{sum, with_columns};
 use super::{Pick, PickContext, Strategy};
 
 /// Draws two different candidates by weight and takes the one with less (in flight + 1) ÷ weight. While both are idle the
@@ -11,45 +12,26 @@ use super::{Pick, PickContext, Strategy};
 #[derive(Debug)]
 pub(super) struct PowerOfTwo;
 
-/// A candidate as this pick sees it.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    weight: f64,
-    load: f64,
-    idle: bool,
-}
-
-impl Seen {
-    /// Whether `self`, drawn first, beats `other`, drawn second.
-    #[inline]
-    fn beats(&self, other: &Self) -> bool {
-        // No branches: over a whole pool they would be mispredicted half of the time.
-        (self.idle & other.idle) | (self.load <= other.load)
-    }
-}
-
 impl Strategy for PowerOfTwo {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
         if cx.candidates.len() < 2 {
             return (!cx.candidates.is_empty()).then(|| Pick::certain(0));
         }
-        let mut total = 0.0;
-        let seen: Vec<Seen> = cx
-            .candidates
-            .iter()
-            .map(|backend| {
-                let weight = backend.weight(cx.now);
-                let in_flight = f64::from(backend.in_flight());
-                total += weight;
-                Seen { weight, load: (in_flight + 1.0) / weight, idle: in_flight == 0.0 }
-            })
-            .collect();
-        let weights = || seen.iter().map(|seen| seen.weight);
-        let first = by_share(weights(), total, cx.rng);
-        let others = weights().enumerate().map(|(index, weight)| if index == first { 0.0 } else { weight });
-        let second = by_share(others, total - seen.get(first)?.weight, cx.rng);
-        let index = if seen.get(first)?.beats(seen.get(second)?) { first } else { second };
-        Some(drawn(index, chance(&seen, index, total)))
+        with_columns(cx.candidates.len(), |[weights, requests, parts]| {
+            for ((backend, weight), requests) in cx.candidates.iter().zip(&mut *weights).zip(&mut *requests) {
+                *weight = backend.weight(cx.now);
+                *requests = f64::from(backend.in_flight());
+            }
+            let total = sum(weights);
+            let first = by_share(weights, total, cx.rng);
+            // The first is no candidate for the second.
+            let weight = std::mem::take(weights.get_mut(first)?);
+            let second = by_share(weights, total - weight, cx.rng);
+            *weights.get_mut(first)? = weight;
+            let seen = |index: usize| Some(Seen { weight: *weights.get(index)?, requests: *requests.get(index)? });
+            let index = if seen(first)?.beats(seen(second)?) { first } else { second };
+            Some(drawn(index, chance(weights, requests, index, seen(index)?, total, parts)))
+        })
     }
 
     fn scores(&self, cx: &PickContext<'_>) -> Vec<f64> {
@@ -57,16 +39,37 @@ impl Strategy for PowerOfTwo {
     }
 }
 
-/// The chance that `index` had: over all others, that the two were drawn in either order and `index` won.
-fn chance(seen: &[Seen], index: usize, total: f64) -> f64 {
-    let Some(one) = seen.get(index) else { return 0.0 };
-    let rest = 1.0 / (total - one.weight);
-    let mut sum = 0.0;
-    for (other, two) in seen.iter().enumerate() {
-        let another = f64::from(u8::from(other != index));
-        let drawn_second = f64::from(u8::from(one.beats(two))) * rest;
-        let drawn_first = f64::from(u8::from(!two.beats(one))) / (total - two.weight);
-        sum += another * two.weight * (drawn_second + drawn_first);
+/// A candidate as this pick sees it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    weight: f64,
+    /// In flight.
+    requests: f64,
+}
+
+impl Seen {
+    /// Whether `self`, drawn first, beats `other`, drawn second.
+    #[inline]
+    fn beats(self, other: Self) -> bool {
+        // No branches: over a whole pool they would be mispredicted half of the time. Products of whole numbers are exact,
+        // and cheaper than the two loads.
+        ((self.requests == 0.0) & (other.requests == 0.0))
+            | ((self.requests + 1.0) * other.weight <= (other.requests + 1.0) * self.weight)
     }
-    sum * one.weight / total
+}
+
+/// The chance that `index`, which is `one`, had: over all others, that the two were drawn in either order and it won.
+/// `parts` is a column for its work.
+fn chance(weights: &[f64], requests: &[f64], index: usize, one: Seen, total: f64, parts: &mut [f64]) -> f64 {
+    let rest = 1.0 / (total - one.weight);
+    for ((part, weight), requests) in parts.iter_mut().zip(weights).zip(requests) {
+        let two = Seen { weight: *weight, requests: *requests };
+        let drawn_second = if one.beats(two) { rest } else { 0.0 };
+        let drawn_first = if two.beats(one) { 0.0 } else { 1.0 / (total - two.weight) };
+        *part = two.weight * (drawn_second + drawn_first);
+    }
+    if let Some(itself) = parts.get_mut(index) {
+        *itself = 0.0;
+    }
+    sum(parts) * one.weight / total
 }

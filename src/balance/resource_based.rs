@@ -45,7 +45,7 @@ impl Strategy for ResourceBased {
                 share
             })
             .collect();
-        let index = by_share(shares.iter().copied(), total, cx.rng);
+        let index = by_share(&shares, total, cx.rng);
         shares.get(index).map(|share| drawn(index, share / total))
     }
 

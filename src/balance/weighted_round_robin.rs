@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::choice::Numbers;
+use super::columns::{most, sum, with_columns};
 use super::{Pick, PickContext, Strategy};
 use crate::backend::BackendId;
 
@@ -32,22 +33,22 @@ struct Credit {
 
 impl Strategy for WeightedRoundRobin {
     fn pick(&self, cx: &mut PickContext<'_>) -> Option<Pick> {
-        let weights: Numbers = cx.candidates.iter().map(|backend| backend.weight(cx.now)).collect();
-        let turn = 1.0 / weights.iter().sum::<f64>();
-        let mut credits = self.credits.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut best: Option<(usize, usize, f64)> = None;
-        for (index, (backend, weight)) in cx.candidates.iter().zip(&weights).enumerate() {
-            let credit = entry(&mut credits, backend.key())?;
-            credit.turns = credit.turns.clamp(-1.0, 1.0) + weight * turn;
-            if best.is_none_or(|(_, _, most)| credit.turns > most + EQUAL) {
-                best = Some((index, backend.key().0, credit.turns));
+        with_columns(cx.candidates.len(), |[weights, turns]| {
+            for (backend, weight) in cx.candidates.iter().zip(&mut *weights) {
+                *weight = backend.weight(cx.now);
             }
-        }
-        let (index, slot, _) = best?;
-        if let Some(credit) = credits.get_mut(slot) {
-            credit.turns -= 1.0;
-        }
-        Some(Pick::certain(index))
+            let turn = 1.0 / sum(weights);
+            let mut credits = self.credits.lock().unwrap_or_else(PoisonError::into_inner);
+            for (backend, (weight, turns)) in cx.candidates.iter().zip(weights.iter().zip(&mut *turns)) {
+                let credit = entry(&mut credits, backend.key())?;
+                credit.turns = credit.turns.clamp(-1.0, 1.0) + weight * turn;
+                *turns = credit.turns;
+            }
+            let most = most(turns);
+            let index = turns.iter().position(|turns| turns + EQUAL > most)?;
+            credits.get_mut(cx.candidates.get(index)?.slot)?.turns -= 1.0;
+            Some(Pick::certain(index))
+        })
     }
 
     /// How far each is from its turn: 0 is next, in turns of the whole pool.
@@ -67,12 +68,19 @@ impl Strategy for WeightedRoundRobin {
 /// The credit of that backend. Slots are dense and reused, so the table is as long as the pool ever was wide.
 #[inline]
 fn entry(credits: &mut Vec<Credit>, (slot, id): (usize, BackendId)) -> Option<&mut Credit> {
+    if credits.get(slot).is_none_or(|credit| credit.id != id) {
+        renew(credits, slot, id);
+    }
+    credits.get_mut(slot)
+}
+
+/// That backend has no credit yet.
+#[cold]
+fn renew(credits: &mut Vec<Credit>, slot: usize, id: BackendId) {
     if credits.len() <= slot {
         credits.resize(slot + 1, Credit { id, turns: 0.0 });
     }
-    let credit = credits.get_mut(slot)?;
-    if credit.id != id {
+    if let Some(credit) = credits.get_mut(slot) {
         *credit = Credit { id, turns: 0.0 };
     }
-    Some(credit)
 }

@@ -236,7 +236,7 @@ impl Session {
     /// their deadline.
     pub fn backend<'a>(&self, set: &'a BackendSet, now: Instant) -> Option<&'a Arc<Backend>> {
         let pin = self.pin?;
-        let backend = set.members.iter().find(|backend| backend.name_hash == pin.identity)?;
+        let backend = set.members.iter().find(|backend| backend.name_hash() == pin.identity)?;
         let wanted = match backend.admin_state() {
             AdminState::Ready => true,
             AdminState::Drain => backend.drain_deadline().is_none_or(|deadline| now < deadline),
@@ -257,12 +257,12 @@ impl Session {
 
     /// `backend` takes the request: pins the session there.
     pub fn settle(&self, backend: &Backend, secure: bool, now: u64) -> Settled {
-        let kept = self.pin.map(|pin| pin.identity == backend.name_hash);
+        let kept = self.pin.map(|pin| pin.identity == backend.name_hash());
         let issued = match (self.pin, kept) {
             (Some(pin), Some(true)) => pin.issued,
             _ => now,
         };
-        let pin = Pin { identity: backend.name_hash, issued, used: now };
+        let pin = Pin { identity: backend.name_hash(), issued, used: now };
         let mut cookie = None;
         match (self.sticky.plan.mode, self.key) {
             (StickyMode::Cookie, _) => {

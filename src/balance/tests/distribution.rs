@@ -76,6 +76,22 @@ fn power_of_two_shares_a_quiet_pool_by_weight() {
 }
 
 #[test]
+fn shares_are_by_weight_in_a_pool_of_many_too() {
+    // Sums and draws go by blocks of eight: two of them and a rest.
+    let weights: Vec<u32> = (0..21).map(|slot| 1 + slot * 7 % 5).collect();
+    let shares: Vec<f64> = weights.iter().map(|weight| f64::from(*weight)).collect();
+    let total: f64 = shares.iter().sum();
+    for kind in [StrategyKind::PowerOfTwo, StrategyKind::ResourceBased] {
+        let mut picker = Picker::new(kind, pool(&weights));
+        let pick = picker.pick();
+        assert!((f64::from(pick.propensity) - shares[pick.index] / total).abs() < 1e-6, "{kind:?}: {pick:?}");
+        assert_shares(&picker.counts(60_000), &shares);
+    }
+    let counts = Picker::new(StrategyKind::WeightedRoundRobin, pool(&weights)).counts(10 * total as u32);
+    assert!(counts.iter().zip(&weights).all(|(count, weight)| *count == 10 * weight), "{counts:?}");
+}
+
+#[test]
 fn power_of_two_compares_loads_by_weight() {
     let mut picker = Picker::new(StrategyKind::PowerOfTwo, pool(&[4, 1]));
     let _held = load(&picker.pool, &[2, 0]);
