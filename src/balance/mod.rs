@@ -50,9 +50,9 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
 
     /// What the last pick of this thread went by: candidate by candidate in their order, its index, the requests in flight
-    /// there before the pick, and the terms. Called right after [`pick`](Self::pick), if at all.
-    fn weighed(&self, tell: &mut dyn FnMut(usize, u32, Weighed)) {
-        let _ = tell;
+    /// there before the pick, and the terms; of the first `most`. Called right after [`pick`](Self::pick), if at all.
+    fn weighed(&self, most: usize, tell: &mut dyn FnMut(usize, u32, Weighed)) {
+        let _ = (most, tell);
     }
 
     /// A request is about to be counted at `backend` that this strategy did not place: a sticky session, a control

@@ -335,7 +335,7 @@ impl Entry {
             weighed: Weighed::Nothing,
         };
         self.candidates.extend(taken.candidates.iter().take(NOTED).map(seen));
-        strategy.weighed(&mut |index, in_flight, weighed| {
+        strategy.weighed(NOTED, &mut |index, in_flight, weighed| {
             if let Some(candidate) = self.candidates.get_mut(index) {
                 (candidate.in_flight, candidate.weighed) = (in_flight, weighed);
             }

@@ -47,6 +47,13 @@ impl Number {
     }
 }
 
+/// The step by which an average takes up its `seen`th number: a mean at first, `least` from then on.
+#[inline]
+pub(crate) fn step(least: f64, seen: f64) -> f64 {
+    // The division is left out of what is asked for each request of a backend that has had many.
+    if seen * least >= 1.0 { least } else { 1.0 / seen }
+}
+
 impl std::fmt::Debug for Number {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.get().fmt(f)

@@ -35,10 +35,8 @@ pub struct Candidate {
     pub slot: usize,
     /// Requests in flight there, this one not counted.
     pub in_flight: u32,
-    /// Its weight divided by the mean weight of the candidates: 1 when all are equal.
-    pub weight: f64,
-    /// Filled in by the agent that decides.
-    pub cost: Cost,
+    /// Its weight, at least 1; only the ratio to the mean weight of the candidates counts.
+    pub weight: u32,
 }
 
 /// What an agent thinks of a candidate. Seconds, unless said.

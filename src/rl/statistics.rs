@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::atomic::Number;
+use super::atomic::{Number, step};
 
 /// How well the agent learns.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
@@ -35,14 +35,13 @@ pub struct PerformanceStats {
     pub reward_trend: f64,
 }
 
-/// Decisions by kind, rewards and errors, as both agents count them.
+/// Rewards and errors, as both agents count them.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Mean size of the temporal-difference error.
     td_error: Number,
     reward_fast: Number,
     reward_slow: Number,
-    confidence: Number,
     updates: AtomicU64,
 }
 
@@ -52,8 +51,6 @@ const TD_STEP: f64 = 0.01;
 const FAST_STEP: f64 = 0.01;
 /// About the last thousand.
 const SLOW_STEP: f64 = 0.001;
-/// Smoothing of the confidence, over sampled decisions.
-const CONFIDENCE_STEP: f64 = 0.05;
 
 impl Tally {
     /// A value was updated by an error of `td_error` after `reward`.
@@ -61,21 +58,15 @@ impl Tally {
     pub fn learned(&self, td_error: f64, reward: f64) {
         let seen = self.updates.fetch_add(1, Relaxed);
         // From the first sample on the averages are means, not averages with an invented zero.
-        let share = 1.0 / (seen as f64 + 1.0);
-        self.td_error.approach(td_error.abs(), TD_STEP.max(share));
-        self.reward_fast.approach(reward, FAST_STEP.max(share));
-        self.reward_slow.approach(reward, SLOW_STEP.max(share));
-    }
-
-    /// A decision was taken with this confidence.
-    #[inline]
-    pub fn decided(&self, confidence: f64) {
-        self.confidence.approach(confidence, CONFIDENCE_STEP);
+        let count = seen as f64 + 1.0;
+        self.td_error.approach(td_error.abs(), step(TD_STEP, count));
+        self.reward_fast.approach(reward, step(FAST_STEP, count));
+        self.reward_slow.approach(reward, step(SLOW_STEP, count));
     }
 
     /// Forgets everything.
     pub fn reset(&self) {
-        for number in [&self.td_error, &self.reward_fast, &self.reward_slow, &self.confidence] {
+        for number in [&self.td_error, &self.reward_fast, &self.reward_slow] {
             number.set(0.0);
         }
         self.updates.store(0, Relaxed);
@@ -99,11 +90,6 @@ impl Tally {
     /// The fast mean of the reward less the slow one.
     pub fn reward_trend(&self) -> f64 {
         self.reward_fast.get() - self.reward_slow.get()
-    }
-
-    /// Mean confidence of the sampled decisions.
-    pub fn confidence(&self) -> f64 {
-        self.confidence.get()
     }
 }
 

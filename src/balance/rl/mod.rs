@@ -23,7 +23,7 @@ pub use crate::rl::Lesson;
 use crate::rl::adaptive::{self, Scratch};
 use crate::rl::reward::Weights;
 use crate::rl::statistics::{LearningStats, PerformanceStats};
-use crate::rl::{Candidate, Cost, Feedback, Kind, store, tabular};
+use crate::rl::{Candidate, Feedback, Kind, store, tabular};
 
 /// CPU and memory samples older than this are unknown (the contract's default expiry).
 const RESOURCE_EXPIRY: Duration = Duration::from_secs(10);
@@ -110,10 +110,11 @@ impl Rl {
         let mut scratch = Scratch::new();
         fill(&mut scratch, candidates);
         let seconds = self.seconds(now);
+        let mean_weight = scratch.mean_weight();
         let explain = |(backend, candidate): (&Arc<Backend>, &Candidate)| match &self.agent {
             Agent::Adaptive(agent) => {
-                let (cpu, memory) = resources(backend, now);
-                Explanation::Adaptive(agent.explain(candidate, cpu, memory, seconds))
+                let weight = f64::from(candidate.weight) / mean_weight;
+                Explanation::Adaptive(agent.explain(candidate, weight, resources(backend, now), seconds))
             }
             Agent::Tabular(agent) => Explanation::Tabular(agent.explain(candidate)),
         };
@@ -199,24 +200,23 @@ impl Strategy for Rl {
         self.explain(cx.candidates, cx.now).iter().map(Explanation::cost).collect()
     }
 
-    fn weighed(&self, tell: &mut dyn FnMut(usize, u32, Weighed)) {
-        SCRATCH.with_borrow(|scratch| {
-            for (index, candidate) in scratch.candidates.iter().enumerate() {
-                let weighed = match &self.agent {
-                    Agent::Adaptive(_) => Weighed::Adaptive {
-                        weight: candidate.weight as f32,
-                        cost: candidate.cost.total as f32,
-                        level: candidate.cost.level as f32,
-                        drift: candidate.cost.drift as f32,
-                        error_price: candidate.cost.error_price as f32,
-                    },
-                    Agent::Tabular(agent) => {
-                        let terms = agent.explain(candidate);
-                        let (state, unknown) = (terms.state.0, terms.unknown);
-                        Weighed::Tabular { state, unknown, q_value: terms.q_value as f32, visits: terms.visits }
-                    }
-                };
-                tell(index, candidate.in_flight, weighed);
+    fn weighed(&self, most: usize, tell: &mut dyn FnMut(usize, u32, Weighed)) {
+        SCRATCH.with_borrow(|scratch| match &self.agent {
+            Agent::Adaptive(agent) => {
+                let weighed = scratch.candidates.iter().zip(agent.weighed(scratch)).take(most);
+                for (index, (candidate, (weight, cost))) in weighed.enumerate() {
+                    let [weight, cost, level, drift, error_price] =
+                        [weight, cost.total, cost.level, cost.drift, cost.error_price].map(|term| term as f32);
+                    tell(index, candidate.in_flight, Weighed::Adaptive { weight, cost, level, drift, error_price });
+                }
+            }
+            Agent::Tabular(agent) => {
+                for (index, candidate) in scratch.candidates.iter().take(most).enumerate() {
+                    let terms = agent.explain(candidate);
+                    let (state, unknown, q_value) = (terms.state.0, terms.unknown, terms.q_value as f32);
+                    let weighed = Weighed::Tabular { state, unknown, q_value, visits: terms.visits };
+                    tell(index, candidate.in_flight, weighed);
+                }
             }
         });
     }
@@ -272,19 +272,12 @@ impl Weighed {
 /// Writes the candidates down as the agent sees them.
 #[inline]
 fn fill(scratch: &mut Scratch, backends: &[Arc<Backend>]) {
-    let mut total = 0.0;
     scratch.candidates.clear();
     scratch.candidates.extend(backends.iter().map(|backend| {
         let (slot, id) = backend.key();
         // The configured weight: the agent needs no slow start, it learns what a cold backend can take.
-        let weight = f64::from(backend.configured_weight());
-        total += weight;
-        Candidate { id: id.0, slot, in_flight: backend.in_flight(), weight, cost: Cost::default() }
+        Candidate { id: id.0, slot, in_flight: backend.in_flight(), weight: backend.configured_weight().max(1) }
     }));
-    let per_mean = backends.len() as f64 / total;
-    for candidate in &mut scratch.candidates {
-        candidate.weight *= per_mean;
-    }
 }
 
 /// What an outcome tells the agent; `None`: nothing.

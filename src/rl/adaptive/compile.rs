@@ -56,6 +56,7 @@ impl Agent {
             record.curve.publish(&value::compile(&cells, &pool, &self.loads, self.settings.discount_factor));
             record.faults.weigh(self.pool_error.get(), now);
             record.refresh(now);
+            record.changed();
         }
     }
 

@@ -8,7 +8,7 @@
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::super::atomic::Number;
+use super::super::atomic::{Number, step};
 
 /// One gap counts at most as this many expected completions.
 const GAP_CAP: f64 = 8.0;
@@ -42,7 +42,7 @@ impl Band {
     }
 }
 
-/// Exposure and multiplier of one backend. A pick reads the first four.
+/// Exposure and multiplier of one backend. A cost needs the first four.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Drift {
@@ -134,6 +134,12 @@ impl Drift {
         }
     }
 
+    /// When the present gap begins to be long enough for that, if nothing comes or goes.
+    pub(super) fn stall_at(&self, n: u32, gap: f64) -> f64 {
+        let until_stall = STALL * self.slow.get() - self.exposure.get();
+        self.since.get() + until_stall * gap.max(LEAST_GAP) / f64::from(n)
+    }
+
     /// m while the present gap is long: as if it ended now.
     #[inline(never)]
     fn stalled(&self, n: u32, gap: f64, now: f64, band: &Band) -> f64 {
@@ -165,7 +171,7 @@ impl Drift {
         let x = self.exposure.get().min(GAP_CAP);
         self.fast.approach(x, band.alpha);
         let seen = self.completions.load(Relaxed);
-        self.slow.approach(x, SLOW_STEP.max(1.0 / (f64::from(seen) + 2.0)));
+        self.slow.approach(x, step(SLOW_STEP, f64::from(seen) + 2.0));
         self.completions.store(seen.saturating_add(1), Relaxed);
         self.exposure.set(0.0);
     }

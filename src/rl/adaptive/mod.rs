@@ -12,20 +12,26 @@
 //! | m_b | drift: is b as fast as learned, now? | `drift.rs` |
 //! | E_b | error price, and the trials that end it | `faults.rs` |
 //!
-//! `agent.rs` chooses and learns, `compile.rs` turns cells into curves ten times a second, `state.rs` bins it all for
+//! `choose.rs` chooses, by costs that `quote.rs` keeps until something changes; `learn.rs` learns; `compile.rs` turns cells into curves ten times a second, `state.rs` bins it all for
 //! people, `persist.rs` writes it down.
 
 mod agent;
+mod choose;
 mod compile;
 mod drift;
 mod faults;
+mod insight;
+mod learn;
 mod persist;
+mod quote;
 mod record;
 mod state;
 mod value;
 
-pub use agent::{Agent, OWN_LOAD, Scratch, Terms};
+pub use agent::{Agent, Scratch};
+pub use insight::Terms;
 pub use persist::{SavedAgent, SavedBackend};
+pub use record::OWN_LOAD;
 pub use state::State;
 
 use super::reward::Weights;

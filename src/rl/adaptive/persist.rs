@@ -106,6 +106,7 @@ impl Agent {
         let (ends, failures, interval, interval_age) = saved.faults;
         record.faults.resume(faults::Record { ends, failures, interval, interval_age }, now);
         record.mark_sampled(now);
+        record.changed();
         true
     }
 }

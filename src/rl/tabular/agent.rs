@@ -377,10 +377,9 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::rl::Cost;
 
     fn candidates(ids: std::ops::Range<u64>) -> Vec<Candidate> {
-        ids.map(|id| Candidate { id, slot: id as usize, in_flight: 0, weight: 1.0, cost: Cost::default() }).collect()
+        ids.map(|id| Candidate { id, slot: id as usize, in_flight: 0, weight: 1 }).collect()
     }
 
     fn agent(max_entries: usize) -> Agent {
