@@ -41,6 +41,12 @@ struct Load {
 
 impl Load {
     fn new(agent: RlAgent, size: usize) -> Self {
+        let mut plan = StrategyPlan::new(StrategyKind::Rl);
+        plan.rl = RlPlan::for_agent(agent);
+        Self::of(&plan, size)
+    }
+
+    fn of(plan: &StrategyPlan, size: usize) -> Self {
         let now = Instant::now();
         let health = HealthPlan { kind: ProbeKind::None, ..HealthPlan::default() };
         let backend = |slot: usize| {
@@ -54,10 +60,8 @@ impl Load {
             let health = Health::new(HealthRules::new(&health, &OutlierPlan::default()));
             Arc::new(Backend::new(BackendId(slot as u64), slot, &spec, None, health, now))
         };
-        let mut plan = StrategyPlan::new(StrategyKind::Rl);
-        plan.rl = RlPlan::for_agent(agent);
         let mut load = Self {
-            strategy: build(&plan),
+            strategy: build(plan),
             backends: (0..size).map(backend).collect(),
             running: VecDeque::new(),
             now,
@@ -95,6 +99,13 @@ impl Load {
 #[divan::bench(args = SIZES)]
 fn adaptive_request(bencher: Bencher<'_, '_>, size: usize) {
     let mut load = Load::new(RlAgent::Adaptive, size);
+    bencher.bench_local(|| load.request());
+}
+
+/// The same work around a strategy that draws and learns nothing: what of a request above is the benchmark's own.
+#[divan::bench(args = SIZES)]
+fn random_request(bencher: Bencher<'_, '_>, size: usize) {
+    let mut load = Load::of(&StrategyPlan::new(StrategyKind::Random), size);
     bencher.bench_local(|| load.request());
 }
 
