@@ -176,7 +176,7 @@ impl Faults {
 /// What is left after so many half-lives: 2^-x.
 #[inline]
 fn halved(half_lives: f64) -> f64 {
-    // Between two requests next to nothing: the series' first terms, exact to 1e-10, for a tenth of the work.
+    // Between two requests next to nothing: the series' first terms, exact to 1e-9, for less work.
     let x = half_lives * std::f64::consts::LN_2;
     if x < SHORT { 1.0 - x * (1.0 - x * (0.5 - x / 6.0)) } else { (-half_lives).exp2() }
 }

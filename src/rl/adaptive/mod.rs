@@ -12,8 +12,8 @@
 //! | m_b | drift: is b as fast as learned, now? | `drift.rs` |
 //! | E_b | error price, and the trials that end it | `faults.rs` |
 //!
-//! `choose.rs` chooses, by costs that `quote.rs` keeps until something changes; `learn.rs` learns; `compile.rs` turns cells into curves ten times a second, `state.rs` bins it all for
-//! people, `persist.rs` writes it down.
+//! `choose.rs` chooses, by costs that `quote.rs` keeps until something changes; `learn.rs` learns; `compile.rs` turns cells
+//! into curves ten times a second; `state.rs` bins it all for people, `insight.rs` tells it, `persist.rs` writes it down.
 
 mod agent;
 mod choose;
@@ -37,6 +37,7 @@ pub use state::State;
 use super::reward::Weights;
 
 /// What an operator may set. Every other constant stands, with its reason, where it is used.
+/// These are keys of the configuration once more, because this room knows nothing of it: the simulator sets them too.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// α: step of the fast mean of the drift statistic.
