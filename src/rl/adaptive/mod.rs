@@ -37,7 +37,7 @@ pub use state::State;
 use super::reward::Weights;
 
 /// What an operator may set. Every other constant stands, with its reason, where it is used.
-/// These are keys of the configuration once more, because this room knows nothing of it: the simulator sets them too.
+/// They repeat keys of the configuration, because this room knows nothing of it; `balance::rl` translates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// α: step of the fast mean of the drift statistic.
