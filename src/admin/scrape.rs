@@ -82,8 +82,8 @@ fn traffic(out: &mut Exposition, pools: &[Walked], refused: [u64; CodeClass::ALL
             family.sample(&[pool, &backend.name, result.name()], backend.stats.attempts(result));
         }
     }
-    backend_histogram(out, &families::REQUEST_DURATION, pools, |backend| &backend.stats.total);
-    backend_histogram(out, &families::FIRST_BYTE, pools, |backend| &backend.stats.first_byte);
+    backend_histogram(out, &families::REQUEST_DURATION, pools, |backend| backend.stats.total());
+    backend_histogram(out, &families::FIRST_BYTE, pools, |backend| backend.stats.first_byte());
 }
 
 fn backend_histogram(
@@ -144,7 +144,7 @@ fn health(out: &mut Exposition, pools: &[Walked]) {
     }
     let mut family = out.family(&families::EJECTIONS);
     for (pool, backend) in each(pools) {
-        for (reason, count) in Reason::EJECTING.into_iter().zip(&backend.stats.ejections) {
+        for (reason, count) in Reason::EJECTING.into_iter().zip(backend.stats.ejections()) {
             family.sample(&[pool, &backend.name, reason.name()], count.load(Relaxed));
         }
     }
@@ -178,7 +178,7 @@ fn resources(out: &mut Exposition, pools: &[Walked], now: Instant) {
         .collect();
     let mut family = out.family(&families::RESOURCE_USE);
     for (pool, backend, expiry) in &all {
-        let Some((cpu, memory, _)) = backend.resources_within(*expiry, Moment::of(now)) else { continue };
+        let Some((cpu, memory, _)) = backend.resources_since(Moment::of(now).before(*expiry)) else { continue };
         for (resource, share) in [("cpu", cpu), ("memory", memory)] {
             if !share.is_nan() {
                 family.sample(&[pool, &backend.name, resource], share);

@@ -260,7 +260,8 @@ impl BackendView {
 
     fn new(backend: &Backend, leaving: bool, expiry: Duration, room: &dyn ControlRoom, now: Instant) -> Self {
         let stats = backend.stats.view(now);
-        let (cpu, memory, _) = backend.resources_within(expiry, Moment::of(now)).unwrap_or((f64::NAN, f64::NAN, 0));
+        let (cpu, memory, _) =
+            backend.resources_since(Moment::of(now).before(expiry)).unwrap_or((f64::NAN, f64::NAN, 0));
         let known = |share: f64| (!share.is_nan()).then(|| rounded(share));
         let signals = backend.signals_within(expiry, now).unwrap_or_default();
         let streams = backend.streams.view();
@@ -297,7 +298,7 @@ impl BackendView {
             },
             drain: (state == "draining").then(|| DrainView { remaining_s: remaining.map(rounded) }),
             leaving,
-            ejections: backend.stats.ejections.iter().map(|count| count.load(Relaxed)).sum(),
+            ejections: backend.stats.ejections().iter().map(|count| count.load(Relaxed)).sum(),
             held_s: backend.held_for(now).map(|left| rounded(left.as_secs_f64())),
             last_check: backend.probes.last().map(|(report, at)| CheckView {
                 result: report.result.name(),

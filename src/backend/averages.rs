@@ -38,7 +38,6 @@ pub(super) enum Sample {
 /// Readers say whether the backend is idle, and only then does time alone make a value fade: a backend with requests in
 /// flight is being tried already, and one that has stopped answering would otherwise look better every second.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 pub(super) struct Averages {
     /// When the last sample was taken, as a [`Moment`](super::Moment)'s number; 0: none yet.
     last: AtomicU64,

@@ -25,6 +25,12 @@ impl Moment {
         }
     }
 
+    /// So long before.
+    #[inline]
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos_of(span)))
+    }
+
     /// The number; never 0.
     #[inline]
     pub(super) fn nanos(self) -> u64 {

@@ -55,17 +55,23 @@ pub struct Backend {
     /// Counters, averages and histograms.
     pub stats: Stats,
     /// What active probes found.
-    pub probes: Probes,
+    pub probes: Box<Probes>,
     /// Its streamed answers.
-    pub streams: Streams,
+    pub streams: Box<Streams>,
     /// Open connections to it, busy and idle, over all workers; each connection holds a share.
     pub connections: Arc<AtomicU64>,
     hot: Hot,
+    pub(super) samples: Samples,
+    rare: Box<Rare>,
+}
+
+/// What no pick reads.
+#[derive(Debug)]
+struct Rare {
     /// Health. Locked for a transition only, never on the request path unless an outcome may change it.
     health: Mutex<Health>,
     /// How its attempts ended lately.
     recent: Recent,
-    pub(super) samples: Samples,
     /// Length of a slow start, nanoseconds; 0: none is configured.
     ramp_window: AtomicU64,
     /// The share of its weight that it begins with, f64 bits.
@@ -113,8 +119,8 @@ impl Backend {
             address: spec.address.clone(),
             born: now,
             stats: Stats::default(),
-            probes: Probes::default(),
-            streams: Streams::default(),
+            probes: Box::default(),
+            streams: Box::default(),
             connections: Arc::default(),
             hot: Hot {
                 in_flight: AtomicU32::new(0),
@@ -128,13 +134,15 @@ impl Backend {
                 slot,
                 id,
             },
-            health: Mutex::new(health),
-            recent: Recent::default(),
             samples: Samples::default(),
-            ramp_window: AtomicU64::new(0),
-            ramp_least: AtomicU64::new(0),
-            drain_until: AtomicU64::new(u64::MAX),
-            resolved: Mutex::default(),
+            rare: Box::new(Rare {
+                health: Mutex::new(health),
+                recent: Recent::default(),
+                ramp_window: AtomicU64::new(0),
+                ramp_least: AtomicU64::new(0),
+                drain_until: AtomicU64::new(u64::MAX),
+                resolved: Mutex::default(),
+            }),
         };
         backend.set_slow_start(slow_start.as_ref());
         backend
@@ -187,6 +195,12 @@ impl Backend {
         self.hot.weight.store(weight, Relaxed);
     }
 
+    /// The weight that strategies use now, where it is the configured one; `None`: a slow start changes it.
+    #[inline]
+    pub fn steady_weight(&self) -> Option<u32> {
+        (self.hot.ramp_from.load(Relaxed) == u64::MAX).then(|| self.configured_weight().max(1))
+    }
+
     /// The weight that strategies use now: as configured, ramped by slow start. Always above 0.
     #[inline]
     pub fn weight(&self, now: Instant) -> f64 {
@@ -201,27 +215,27 @@ impl Backend {
     /// The share of its weight that slow start allows now, `min_weight`..=1.
     #[cold]
     fn ramp(&self, from: u64, now: Instant) -> f64 {
-        let window = self.ramp_window.load(Relaxed);
+        let window = self.rare.ramp_window.load(Relaxed);
         let age = self.nanos(now).saturating_sub(from);
         if age >= window {
             // Only this ramp: another may have begun meanwhile.
             let _ = self.hot.ramp_from.compare_exchange(from, u64::MAX, Relaxed, Relaxed);
             return 1.0;
         }
-        (age as f64 / window as f64).max(f64::from_bits(self.ramp_least.load(Relaxed))).min(1.0)
+        (age as f64 / window as f64).max(f64::from_bits(self.rare.ramp_least.load(Relaxed))).min(1.0)
     }
 
     /// Puts another rule of slow start in force; `None`: no more slow start, a present one ends.
     pub fn set_slow_start(&self, rule: Option<&SlowStartPlan>) {
         // At least a thousandth, so that a weight is never 0.
         let least = rule.map_or(1.0, |rule| rule.min_weight.clamp(1e-3, 1.0));
-        self.ramp_least.store(least.to_bits(), Relaxed);
-        self.ramp_window.store(rule.map_or(0, |rule| rule.window.as_nanos() as u64), Relaxed);
+        self.rare.ramp_least.store(least.to_bits(), Relaxed);
+        self.rare.ramp_window.store(rule.map_or(0, |rule| rule.window.as_nanos() as u64), Relaxed);
     }
 
     /// Begins a slow start, if one is configured.
     pub fn begin_ramp(&self, now: Instant) {
-        if self.ramp_window.load(Relaxed) != 0 {
+        if self.rare.ramp_window.load(Relaxed) != 0 {
             self.hot.ramp_from.store(self.nanos(now), Relaxed);
         }
     }
@@ -243,13 +257,13 @@ impl Backend {
     /// Until when it may drain: pinned sessions go on until then, and if it was removed its requests too. `None`: it
     /// does not drain.
     pub fn drain_deadline(&self) -> Option<Instant> {
-        let nanos = self.drain_until.load(Relaxed);
+        let nanos = self.rare.drain_until.load(Relaxed);
         (nanos != u64::MAX).then(|| self.born + Duration::from_nanos(nanos))
     }
 
     /// Sets until when it may drain.
     pub fn set_drain_deadline(&self, deadline: Option<Instant>) {
-        self.drain_until.store(deadline.map_or(u64::MAX, |at| self.nanos(at)), Relaxed);
+        self.rare.drain_until.store(deadline.map_or(u64::MAX, |at| self.nanos(at)), Relaxed);
     }
 
     /// The state of health, without its history.
@@ -267,7 +281,7 @@ impl Backend {
     pub fn served(&self, outcome: &Outcome, now: Instant, peers: &Peers) -> Option<HealthChange> {
         self.with_health(|health| {
             if outcome.ending.blames_backend() && health.predates(outcome, now) {
-                self.recent.excuse();
+                self.rare.recent.excuse();
             }
             health.served(outcome, now, peers)
         })
@@ -275,17 +289,17 @@ impl Backend {
 
     /// Time passed: an ejection may be over, and the window of [`recent`](Self::recent) moves on.
     pub fn tick(&self, now: Instant) -> Option<HealthChange> {
-        self.recent.look(self.totals(), self.nanos(now));
+        self.rare.recent.look(self.totals(), self.nanos(now));
         let change = self.with_health(|health| health.tick(now));
         if change.is_some() {
-            self.recent.restart(self.totals());
+            self.rare.recent.restart(self.totals());
         }
         change
     }
 
     /// How its attempts ended in the last half minute, or since its last ejection ended.
     pub fn recent(&self) -> Tally {
-        self.recent.tally(self.totals())
+        self.rare.recent.tally(self.totals())
     }
 
     fn totals(&self) -> Tally {
@@ -307,7 +321,7 @@ impl Backend {
     pub fn progressed(&self, now: Instant) -> Option<HealthChange> {
         let change = self.with_health(|health| health.progressed(now));
         if change.is_some() {
-            self.recent.restart(self.totals());
+            self.rare.recent.restart(self.totals());
         }
         change
     }
@@ -316,7 +330,7 @@ impl Backend {
     pub fn release(&self, now: Instant) -> Option<HealthChange> {
         let change = self.with_health(|health| health.release(now));
         if change.is_some() {
-            self.recent.restart(self.totals());
+            self.rare.recent.restart(self.totals());
         }
         change
     }
@@ -343,7 +357,7 @@ impl Backend {
 
     /// The health record. A poisoned lock is taken over: the record is plain numbers and stays usable.
     fn lock_health(&self) -> std::sync::MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.rare.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Keeps traffic away for `pause` from `now` (a backend's `Retry-After`), or for as long as it said before.
@@ -403,7 +417,7 @@ impl Backend {
 
     /// A poisoned lock is taken over: a list of addresses stays usable.
     fn lock_resolved(&self) -> std::sync::MutexGuard<'_, Arc<[SocketAddr]>> {
-        self.resolved.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.rare.resolved.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// `at` as nanoseconds after this record was made; 0 for earlier moments.
@@ -482,6 +496,9 @@ mod tests {
 
     #[test]
     fn a_record_is_a_few_kilobytes_and_does_not_grow() {
-        assert!(size_of::<Backend>() < 8 * 1024, "{} bytes", size_of::<Backend>());
+        // What picks read is close together, see `Stats`.
+        assert!(size_of::<Backend>() <= 5 * 64, "{} bytes", size_of::<Backend>());
+        let all = size_of::<Backend>() + size_of::<Rare>() + size_of::<Streams>() + size_of::<Probes>();
+        assert!(all + Stats::LARGE < 8 * 1024, "{all} and {} bytes", Stats::LARGE);
     }
 }

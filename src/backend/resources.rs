@@ -96,7 +96,7 @@ impl From<bool> for SampleResult {
 }
 
 /// The last samples, read by every pick of some strategies and hence without a lock. A reader that meets a writer may see
-/// the CPU of one sample with the memory of the next: both are true. In this order, so that a pick finds all in one line.
+/// the CPU of one sample with the memory of the next: both are true. One cache line; what no pick reads is elsewhere.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Samples {
@@ -110,6 +110,12 @@ pub(super) struct Samples {
     /// As `sampled`, of each alone: sources may know one of the two. Writers only.
     cpu_at: AtomicU64,
     memory_at: AtomicU64,
+    told: Box<Told>,
+}
+
+/// What else sources tell, and how often they were asked.
+#[derive(Debug)]
+struct Told {
     /// f64 bits of [`Signals`], and when.
     signals: [AtomicU64; 4],
     signals_at: AtomicU64,
@@ -127,9 +133,11 @@ impl Default for Samples {
             in_flight: AtomicU32::new(0),
             cpu_at: AtomicU64::new(0),
             memory_at: AtomicU64::new(0),
-            signals: [unknown(), unknown(), unknown(), unknown()],
-            signals_at: AtomicU64::new(0),
-            counts: Default::default(),
+            told: Box::new(Told {
+                signals: [unknown(), unknown(), unknown(), unknown()],
+                signals_at: AtomicU64::new(0),
+                counts: Default::default(),
+            }),
         }
     }
 }
@@ -147,11 +155,10 @@ impl Backend {
     }
 
     /// CPU and memory of the last sample, not a number where unknown, and the requests in flight when it was taken; `None`
-    /// when it is older than `expiry`. What [`resources`](Self::resources) says, cheaper.
+    /// when it is older than `oldest`. What [`resources`](Self::resources) says, cheaper.
     #[inline]
-    pub fn resources_within(&self, expiry: Duration, now: Moment) -> Option<(f64, f64, u32)> {
-        let sampled = self.samples.sampled.load(Relaxed);
-        if sampled < now.nanos().saturating_sub(nanos_of(expiry)) {
+    pub fn resources_since(&self, oldest: Moment) -> Option<(f64, f64, u32)> {
+        if self.samples.sampled.load(Relaxed) < oldest.nanos() {
             return None;
         }
         let fraction = |word: &AtomicU64| f64::from_bits(word.load(Relaxed));
@@ -191,13 +198,13 @@ impl Backend {
 
     /// What the engine last said of its queue and work; the reader judges its age.
     pub fn signals(&self) -> Signals {
-        let [running, waiting, heartbeat, activity] = &self.samples.signals;
+        let [running, waiting, heartbeat, activity] = &self.samples.told.signals;
         Signals {
             running: number(running),
             waiting: number(waiting),
             heartbeat: number(heartbeat),
             activity: number(activity),
-            sampled: moment(&self.samples.signals_at),
+            sampled: moment(&self.samples.told.signals_at),
         }
     }
 
@@ -210,20 +217,20 @@ impl Backend {
     /// Stores what the engine says of its queue and work.
     pub fn set_signals(&self, signals: Signals) {
         let Signals { running, waiting, heartbeat, activity, sampled } = signals;
-        for (word, value) in self.samples.signals.iter().zip([running, waiting, heartbeat, activity]) {
+        for (word, value) in self.samples.told.signals.iter().zip([running, waiting, heartbeat, activity]) {
             word.store(bits(value), Relaxed);
         }
-        self.samples.signals_at.store(sampled.map_or(0, |at| Moment::of(at).nanos()), Relaxed);
+        self.samples.told.signals_at.store(sampled.map_or(0, |at| Moment::of(at).nanos()), Relaxed);
     }
 
     /// Counts an attempt of `source` to learn something.
     pub fn count_sample(&self, source: SampleSource, result: impl Into<SampleResult>) {
-        self.samples.counts[source as usize][result.into() as usize].fetch_add(1, Relaxed);
+        self.samples.told.counts[source as usize][result.into() as usize].fetch_add(1, Relaxed);
     }
 
     /// By source: attempts, in the order of [`SampleResult::ALL`].
     pub fn sample_counts(&self) -> impl Iterator<Item = (SampleSource, [u64; SampleResult::ALL.len()])> {
-        let counts = self.samples.counts.iter().map(|of| of.each_ref().map(|count| count.load(Relaxed)));
+        let counts = self.samples.told.counts.iter().map(|of| of.each_ref().map(|count| count.load(Relaxed)));
         SampleSource::ALL.into_iter().zip(counts)
     }
 }
@@ -269,10 +276,10 @@ mod tests {
         assert_eq!(backend.resources(), sample);
         let expiry = Duration::from_secs(10);
         assert_eq!(
-            backend.resources_within(expiry, Moment::of(at(15))).map(|(cpu, _, then)| (cpu, then)),
+            backend.resources_since(Moment::of(at(15)).before(expiry)).map(|(cpu, _, then)| (cpu, then)),
             Some((0.6, 3))
         );
-        assert_eq!(backend.resources_within(expiry, Moment::of(at(16))).map(|(cpu, ..)| cpu), None);
+        assert_eq!(backend.resources_since(Moment::of(at(16)).before(expiry)).map(|(cpu, ..)| cpu), None);
     }
 
     #[test]
@@ -283,7 +290,7 @@ mod tests {
         let backend = backend(start);
         let seen = |now: u64| {
             backend
-                .resources_within(expiry, Moment::of(at(now)))
+                .resources_since(Moment::of(at(now)).before(expiry))
                 .map(|(cpu, memory, _)| (cpu.is_nan(), memory.is_nan()))
         };
         assert_eq!(seen(0), None);

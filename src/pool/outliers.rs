@@ -85,7 +85,7 @@ impl Pool {
             }
         }
         if change.to == HealthState::Ejected {
-            let counters = Reason::EJECTING.into_iter().zip(&backend.stats.ejections);
+            let counters = Reason::EJECTING.into_iter().zip(backend.stats.ejections());
             for (_, count) in counters.filter(|(reason, _)| *reason == change.reason) {
                 count.fetch_add(1, Relaxed);
             }

@@ -66,7 +66,7 @@ impl World {
     }
 
     fn ejections_of_each(&self) -> Vec<u64> {
-        let of_one = |backend: &Arc<Backend>| backend.stats.ejections.iter().map(|count| count.load(Relaxed)).sum();
+        let of_one = |backend: &Arc<Backend>| backend.stats.ejections().iter().map(|count| count.load(Relaxed)).sum();
         self.pool.set().members.iter().map(of_one).collect()
     }
 
@@ -126,7 +126,7 @@ fn ejections_grow_while_it_fails_and_it_is_kept_once_mended() {
     let before = world.ejections;
     world.run(60, |_| 0.0);
     assert_eq!(world.ejections, before);
-    let reasons = world.pool.set().members[2].stats.ejections.each_ref().map(|count| count.load(Relaxed));
+    let reasons = world.pool.set().members[2].stats.ejections().each_ref().map(|count| count.load(Relaxed));
     assert_eq!(reasons[0], 1, "five in a row once, and then failed trials: {reasons:?}");
 }
 

@@ -11,20 +11,12 @@ use super::super::reward::RewardCalculator;
 use super::Settings;
 use super::compile::ERROR_FLOOR;
 use super::drift::Band;
+use super::looks::Looks;
 use super::record::{Pool, Record};
 use super::value::{self, BINS};
 
 /// Without a configured SLA an error is measured in this many median levels.
 const AUTOMATIC_SLA: f64 = 10.0;
-
-/// What a decision goes by.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Look {
-    /// C ÷ weight.
-    pub(super) cost: f64,
-    /// When the backend was last used; negative: never.
-    pub(super) used: f64,
-}
 
 /// Buffers of one worker, reused from pick to pick.
 #[derive(Debug, Default)]
@@ -32,7 +24,7 @@ pub struct Scratch {
     /// The caller fills this in before each decision.
     pub candidates: Vec<Candidate>,
     /// What the last decision saw of each.
-    pub(super) looks: Vec<Look>,
+    pub(super) looks: Looks,
     /// The moment of the last decision.
     pub(super) decided: f64,
     pub(super) sorted: Vec<f64>,
@@ -41,7 +33,7 @@ pub struct Scratch {
 impl Scratch {
     /// Empty buffers.
     pub const fn new() -> Self {
-        Self { candidates: Vec::new(), looks: Vec::new(), decided: 0.0, sorted: Vec::new() }
+        Self { candidates: Vec::new(), looks: Looks::new(), decided: 0.0, sorted: Vec::new() }
     }
 
     /// The mean weight of the candidates.

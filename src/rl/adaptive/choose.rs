@@ -6,7 +6,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use super::super::{Candidate, Decision, Kind};
-use super::agent::{Agent, Dispatch, Look, Scratch};
+use super::agent::{Agent, Dispatch, Scratch};
 use super::record::{OWN_LOAD, Pool, Trial, unknown_level};
 
 /// Exploration may cost at most this share more than the best.
@@ -36,11 +36,11 @@ impl Agent {
         }
         self.compile_when_due(scratch, whole, now);
         let scan = self.scan(scratch, now);
-        let (candidates, looks) = (&*scratch.candidates, &*scratch.looks);
+        let candidates = &*scratch.candidates;
         let decisions = self.written.decisions.fetch_add(1, Relaxed) + 1;
         if decisions.is_multiple_of(SAMPLE) {
             self.watch_diversity(candidates.len());
-            self.confidence.approach(confidence(looks), CONFIDENCE_STEP);
+            self.confidence.approach(confidence(&scratch.looks.cost), CONFIDENCE_STEP);
         }
         let epsilon = (self.epsilon.step() + self.boost.get()).min(1.0);
         let (index, kind, propensity) = match self.trial(&scan, candidates, now) {
@@ -72,14 +72,14 @@ impl Agent {
     fn scan(&self, scratch: &mut Scratch, now: f64) -> Scan {
         scratch.decided = now;
         let candidates = &*scratch.candidates;
-        scratch.looks.resize(candidates.len(), Look::default());
+        scratch.looks.resize(candidates.len());
         let pool = self.pool();
         let mut records = self.records.cursor();
-        let (mut best, mut lowest) = (0, f64::INFINITY);
         let (mut error_trial, mut slow_trial) = (None, None);
-        for (index, (candidate, look)) in candidates.iter().zip(&mut scratch.looks).enumerate() {
+        let looks = scratch.looks.cost.iter_mut().zip(&mut scratch.looks.used);
+        for (index, (candidate, (cost, used))) in candidates.iter().zip(looks).enumerate() {
             let (n, weight) = (candidate.in_flight, candidate.weight);
-            *look = match records.of(candidate.slot, candidate.id) {
+            (*cost, *used) = match records.of(candidate.slot, candidate.id) {
                 Some(record) => {
                     let cost = record.cost(n, weight, &pool, now);
                     if n == 0 {
@@ -89,15 +89,12 @@ impl Agent {
                             Some(Trial::Slow) => slow_trial = Some(index),
                         }
                     }
-                    Look { cost, used: record.used.get() }
+                    (cost, record.used.get())
                 }
-                None => Look { cost: unknown_cost(&pool, n, weight), used: -1.0 },
+                None => (unknown_cost(&pool, n, weight), -1.0),
             };
-            if look.cost < lowest {
-                (best, lowest) = (index, look.cost);
-            }
         }
-        Scan { best, error_trial, slow_trial }
+        Scan { best: scratch.looks.best(), error_trial, slow_trial }
     }
 
     /// The trial to send, error trials first; another worker may have been faster.
@@ -137,11 +134,11 @@ impl Agent {
     /// The most promising of those that cost at most a quarter more than the best: UCB turned round, since costs are
     /// to be low.
     fn explore(&self, scratch: &Scratch, best: usize, decisions: f64) -> usize {
-        let lowest = scratch.looks[best].cost;
+        let lowest = scratch.looks.cost[best];
         let width = self.settings.ucb_c * lowest;
         let log = (decisions + 1.0).ln();
         let mut found = (best, f64::INFINITY);
-        for (index, cost) in within(&scratch.looks, lowest * (1.0 + SAFE_SHARE) + SLACK) {
+        for (index, cost) in within(&scratch.looks.cost, lowest * (1.0 + SAFE_SHARE) + SLACK) {
             let candidate = &scratch.candidates[index];
             let record = self.records.of(candidate.slot, candidate.id);
             let visits = record.map_or(0.0, |record| record.visits(candidate.in_flight));
@@ -158,15 +155,15 @@ impl Agent {
     #[inline]
     fn exploit(&self, scratch: &Scratch, best: usize, rng: &mut SmallRng) -> (usize, bool, f64) {
         let (candidates, looks) = (&scratch.candidates, &scratch.looks);
-        let limit = looks[best].cost * (1.0 + self.settings.tolerance) + SLACK;
+        let limit = looks.cost[best] * (1.0 + self.settings.tolerance) + SLACK;
         let (found, share) = if self.settings.random_ties {
-            any_within(looks, limit, best, rng)
+            any_within(&looks.cost, limit, best, rng)
         } else {
-            (least_recent(looks, limit, best), 1.0)
+            (looks.least_recent(limit).unwrap_or(best), 1.0)
         };
         let allowed = u64::from(self.settings.rotation_after);
         if allowed > 0 && self.written.rotation.run(candidates[found].slot) >= allowed {
-            let others = within(looks, limit).filter(|(index, _)| *index != found);
+            let others = within(&looks.cost, limit).filter(|(index, _)| *index != found);
             if let Some((other, _)) = others.min_by(|(_, a), (_, b)| a.total_cmp(b)) {
                 return (other, true, share);
             }
@@ -183,28 +180,15 @@ fn unknown_cost(pool: &Pool<'_>, n: u32, weight: u32) -> f64 {
 
 /// Index and cost of those that cost at most `limit`.
 #[inline]
-fn within(looks: &[Look], limit: f64) -> impl Iterator<Item = (usize, f64)> {
-    looks.iter().map(|look| look.cost).enumerate().filter(move |(_, cost)| *cost <= limit)
-}
-
-/// The least recently used of those that cost at most `limit`.
-#[inline]
-fn least_recent(looks: &[Look], limit: f64, best: usize) -> usize {
-    let mut found = (best, f64::INFINITY);
-    for (index, look) in looks.iter().enumerate() {
-        // One rare branch, where two of which one is a coin toss would cost a pipeline each time.
-        if (look.cost <= limit) & (look.used < found.1) {
-            found = (index, look.used);
-        }
-    }
-    found.0
+fn within(costs: &[f64], limit: f64) -> impl Iterator<Item = (usize, f64)> {
+    costs.iter().copied().enumerate().filter(move |(_, cost)| *cost <= limit)
 }
 
 /// Any of those that cost at most `limit`, and the chance that each had.
-fn any_within(looks: &[Look], limit: f64, best: usize, rng: &mut SmallRng) -> (usize, f64) {
+fn any_within(costs: &[f64], limit: f64, best: usize, rng: &mut SmallRng) -> (usize, f64) {
     let mut found = (best, f64::INFINITY);
     let mut ties = 0.0;
-    for (index, _) in within(looks, limit) {
+    for (index, _) in within(costs, limit) {
         ties += 1.0;
         let rank = rng.random::<f64>();
         if rank < found.1 {
@@ -215,9 +199,9 @@ fn any_within(looks: &[Look], limit: f64, best: usize, rng: &mut SmallRng) -> (u
 }
 
 /// 1 − lowest ÷ second lowest cost, 0-1; 1 for one candidate.
-fn confidence(looks: &[Look]) -> f64 {
+fn confidence(costs: &[f64]) -> f64 {
     let (mut first, mut second) = (f64::INFINITY, f64::INFINITY);
-    for cost in looks.iter().map(|look| look.cost) {
+    for cost in costs.iter().copied() {
         if cost < first {
             second = first;
             first = cost;

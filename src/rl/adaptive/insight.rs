@@ -34,16 +34,13 @@ impl Agent {
     /// What every candidate of the last decision weighed, relative to their mean weight, and what it cost.
     pub fn weighed(&self, scratch: &Scratch) -> impl Iterator<Item = (f64, Cost)> {
         let (pool, mean_weight, now) = (self.pool(), scratch.mean_weight(), scratch.decided);
-        scratch.candidates.iter().zip(&scratch.looks).map(move |(candidate, look)| {
+        scratch.candidates.iter().zip(&scratch.looks.cost).map(move |(candidate, cost)| {
             let record = self.records.of(candidate.slot, candidate.id);
             let (level, drift) = record.map_or((unknown_level(pool.median), 1.0), |record| {
                 record.terms(candidate.in_flight, candidate.weight, &pool, now)
             });
             let error_price = record.map_or(0.0, |record| pool.error_unit * record.faults.excess());
-            (
-                f64::from(candidate.weight) / mean_weight,
-                Cost { total: look.cost * mean_weight, level, drift, error_price },
-            )
+            (f64::from(candidate.weight) / mean_weight, Cost { total: cost * mean_weight, level, drift, error_price })
         })
     }
 

@@ -22,6 +22,7 @@ mod drift;
 mod faults;
 mod insight;
 mod learn;
+mod looks;
 mod persist;
 mod quote;
 mod record;
