@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// of a core.
 pub const TICK: Duration = Duration::from_millis(TICK_MILLIS);
 const TICK_MILLIS: u64 = 200;
+/// Deadlines that pass in one look do so in at most so many batches, with a pause (of a millisecond or two) after each, so
+/// within a tick: a hundred slow readers cut at once held up everybody else for 13 ms (scripts/abuse).
+const MOST_BATCHES: usize = 64;
+const PAUSE: Duration = Duration::from_millis(1);
 
 thread_local! {
     static SWEEP: Sweep = Sweep::new();
@@ -118,20 +122,33 @@ impl Sweep {
         Self { origin, coarse: Cell::new(0), slots: RefCell::default(), free: RefCell::default() }
     }
 
-    fn look(&self) {
+    /// Moves the coarse clock on; how many deadlines are to pass.
+    fn look(&self) -> usize {
         let now = super::now().saturating_duration_since(self.origin).as_millis() as u64;
         self.coarse.set(now);
+        self.slots.borrow().iter().filter(|slot| slot.is_due(now)).count()
+    }
+
+    /// Lets `most` deadlines pass, from the `from`th on: where to go on, if there are more.
+    fn pass(&self, from: usize, most: usize) -> Option<usize> {
+        let now = self.coarse.get();
         let slots = self.slots.borrow();
-        for slot in slots.iter() {
-            let at = slot.at.get();
-            if at != 0 && at <= now {
-                slot.at.set(0);
-                slot.passed.set(true);
-                if let Some(waker) = slot.waker.borrow_mut().take() {
-                    waker.wake();
-                }
+        let mut due = slots.iter().enumerate().skip(from).filter(|(_, slot)| slot.is_due(now));
+        for (_, slot) in due.by_ref().take(most) {
+            slot.at.set(0);
+            slot.passed.set(true);
+            if let Some(waker) = slot.waker.borrow_mut().take() {
+                waker.wake();
             }
         }
+        due.next().map(|(index, _)| index)
+    }
+}
+
+impl Slot {
+    fn is_due(&self, now: u64) -> bool {
+        let at = self.at.get();
+        at != 0 && at <= now
     }
 }
 
@@ -152,9 +169,17 @@ pub fn wake_waiting() {
     });
 }
 
-/// Looks at every deadline of this thread once, and moves its coarse clock on. The worker's sweep task calls it.
-fn look() {
-    SWEEP.with(Sweep::look);
+/// Looks at every deadline of this thread once, and moves its coarse clock on.
+async fn look() {
+    let batch = SWEEP.with(Sweep::look).div_ceil(MOST_BATCHES);
+    if batch == 0 {
+        return;
+    }
+    let mut from = 0;
+    while let Some(next) = SWEEP.with(|sweep| sweep.pass(from, batch)) {
+        from = next;
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// The sweep task of a thread: looks every [`TICK`], for ever, and calls `also` each time.
@@ -163,7 +188,7 @@ pub async fn run(mut also: impl FnMut()) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        look();
+        look().await;
         also();
     }
 }
@@ -193,9 +218,38 @@ mod tests {
             let deadline = Deadline::new();
             deadline.arm(Duration::from_secs(1));
             deadline.disarm();
-            look();
+            assert_eq!(SWEEP.with(Sweep::look), 0);
             assert!(!deadline.poll_passed(&Context::from_waker(Waker::noop())));
         }
         assert_eq!(SWEEP.with(|sweep| sweep.slots.borrow().len()), before + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_deadlines_pass_in_batches_and_within_a_tick() {
+        const MANY: usize = 10_000;
+        let sweep = run(|| {});
+        let deadlines: Vec<_> = (0..MANY).map(|_| Deadline::new()).collect();
+        let passed = || {
+            let cx = Context::from_waker(Waker::noop());
+            deadlines.iter().filter(|deadline| deadline.poll_passed(&cx)).count()
+        };
+        for deadline in &deadlines {
+            deadline.arm(Duration::from_secs(2));
+        }
+        let start = crate::clock::now();
+        let (mut steps, mut most, mut before) = (0, 0, 0);
+        let counting = async {
+            while before < MANY {
+                tokio::time::sleep(PAUSE / 2).await;
+                let now = passed();
+                steps += usize::from(now > before);
+                most = most.max(now - before);
+                before = now;
+            }
+        };
+        tokio::select! { () = sweep => {}, () = counting => {} }
+        // Two batches may pass between two counts.
+        assert!(steps > MOST_BATCHES / 3 && most <= 3 * MANY.div_ceil(MOST_BATCHES), "{steps} steps of at most {most}");
+        assert!(crate::clock::now() - start <= Duration::from_secs(2) + 3 * TICK);
     }
 }

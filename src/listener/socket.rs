@@ -5,13 +5,11 @@ use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+#[cfg(target_os = "linux")]
+use crate::upstream::UNSENT;
+
 /// Connections the kernel may queue before they are accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// Bytes that the kernel takes for a client beyond those on their way to it; connections inherit it from their listening
-/// socket. Without it a client that reads next to nothing holds some 1.7 MiB of the kernel's memory, cut into packets as
-/// small as it asks for, and most of the time it costs goes into that: a thousand under `slowhttptest -X` then cost a third
-/// (scripts/abuse). At half of it large downloads become slower, at a quarter by a fifth.
-const UNSENT: u32 = 128 * 1024;
 
 /// Binds `count` sockets to `address`. With port 0 all share the port that the first was given.
 ///
@@ -42,7 +40,7 @@ fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     if share {
         #[cfg(target_os = "linux")]
-        socket.set_tcp_notsent_lowat(UNSENT)?;
+        socket.set_tcp_notsent_lowat(UNSENT)?; // connections inherit it
         socket.listen(BACKLOG)?;
     }
     Ok(socket.into())

@@ -12,7 +12,7 @@ mod idle;
 mod open;
 mod stream;
 
-pub use connect::{connect, connect_any};
+pub use connect::{UNSENT, connect, connect_any};
 pub use error::{Fault, UpstreamError, is_shortage};
 pub use frames::{FrameWatch, Violation};
 pub use idle::IdleConnections;
