@@ -65,9 +65,11 @@ pub(super) async fn serve(
     let activity = Rc::new(Activity::default());
     let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream)).watching_frames();
     let service = service_fn(|request| {
-        // Boxed: hyper, our executor and tokio hand a stream's future on by value, and copied it thirteen times.
-        let mut answer = Box::pin(Rc::clone(proxy).handle(downstream, request));
-        let downstream = Rc::clone(downstream);
+        let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
+        // Boxed: hyper, our executor and tokio hand a stream's future on by value, and copied it thirteen times. Begun by
+        // its own task: h2 decodes the heads that came together one after the other, and its code stays in the cache.
+        let of = Rc::clone(&downstream);
+        let mut answer = Box::pin(async move { proxy.handle(&of, request).await });
         poll_fn(move |cx| {
             let polled = answer.as_mut().poll(cx);
             if polled.is_pending() {

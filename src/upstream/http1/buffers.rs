@@ -10,8 +10,12 @@ use bytes::BytesMut;
 
 use super::connection::FIRST_READ;
 
-/// Buffers kept by a worker: 2 MiB of [`FIRST_READ`], as much as one core's second-level cache holds.
-const MOST_KEPT: usize = 64;
+/// Size of a buffer. A second answer, and for small ones a hundredth, is read behind the first where that is still held:
+/// over HTTP/2 answers wait for each other, to be sent together.
+const SIZE: usize = 2 * FIRST_READ;
+
+/// Buffers kept by a worker: 2 MiB, as much as one core's second-level cache holds.
+const MOST_KEPT: usize = 32;
 
 /// Buffers looked at before a new one is made: those whose answer is still on its way to a slow client are passed over.
 const LOOKS: usize = 4;
@@ -25,16 +29,15 @@ pub(super) fn take() -> BytesMut {
     let kept = KEPT.try_with(|kept| {
         let mut kept = kept.try_borrow_mut().ok()?;
         let oldest = kept.len().saturating_sub(LOOKS);
-        // Free again once nothing of what was read into it is held any more.
-        let found =
-            (oldest..kept.len()).rev().find(|at| kept.get_mut(*at).is_some_and(|b| b.try_reclaim(FIRST_READ)))?;
+        // From its beginning once nothing of what was read into it is held any more, before that in what room is left.
+        let has_room = |buffer: &mut BytesMut| buffer.try_reclaim(SIZE) || buffer.capacity() >= FIRST_READ;
+        let found = (oldest..kept.len()).rev().find(|at| kept.get_mut(*at).is_some_and(has_room))?;
         Some(kept.remove(found))
     });
-    kept.ok().flatten().unwrap_or_else(|| BytesMut::with_capacity(FIRST_READ))
+    kept.ok().flatten().unwrap_or_else(|| BytesMut::with_capacity(SIZE))
 }
 
-/// Takes an empty buffer of [`FIRST_READ`] bytes back. What was read into it may still be held: it is used again when
-/// that is gone.
+/// Takes back an empty buffer that was [taken](take). What was read into it may still be held.
 pub(super) fn give(buffer: BytesMut) {
     let _ = KEPT.try_with(|kept| {
         if let Ok(mut kept) = kept.try_borrow_mut() {
@@ -51,21 +54,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_is_used_again_once_its_bytes_are_gone() {
+    fn a_buffer_is_used_again_behind_what_is_held_and_from_its_beginning_once_nothing_is() {
         let mut first = take();
         let place = first.as_ptr();
         first.extend_from_slice(b"answer");
         let held = first.split().freeze();
         give(first);
-        let second = take();
-        assert!(second.capacity() >= FIRST_READ && second.as_ptr() != place, "the answer is still held");
+        let mut second = take();
+        assert!(second.capacity() >= FIRST_READ);
+        assert_eq!(second.as_ptr(), place.wrapping_add(held.len()), "behind the answer that is still held");
+        second.extend_from_slice(&[b'x'; FIRST_READ]);
+        let long = second.split().freeze();
+        give(second);
+        let other = take();
+        assert!(other.capacity() >= FIRST_READ && other.as_ptr() != place, "too little is left of the first");
+        drop(other);
         assert_eq!(&held[..], b"answer");
-        drop(held);
+        drop((held, long));
         let third = take();
         assert_eq!((third.as_ptr(), third.len()), (place, 0));
-        assert!(third.capacity() >= FIRST_READ);
+        assert!(third.capacity() >= SIZE);
         for _ in 0..2 * MOST_KEPT {
-            give(BytesMut::with_capacity(FIRST_READ));
+            give(BytesMut::with_capacity(SIZE));
         }
         assert_eq!(KEPT.with(|kept| kept.borrow().len()), MOST_KEPT);
     }
