@@ -1,4 +1,4 @@
-//! One downstream connection: hyper's HTTP/1.1 or HTTP/2 server over our IO, with the connection's deadlines around it.
+//! One downstream connection: hyper's HTTP/1.1 server or HTTP/2 over our IO, with the connection's deadlines around it.
 //! Which of the two is told by the first bytes (prior knowledge) or by ALPN.
 //!
 //! While a connection waits (for its first byte, or between requests) it is taken out of hyper and held as a bare

@@ -1,21 +1,24 @@
-//! An HTTP/2 connection from a client: hyper's server with the contract's windows and the limits that keep floods
-//! bounded (Rapid Reset, MadeYouReset, header lists), drained by GOAWAY. A stream whose client takes nothing is reset
-//! after `write_idle_timeout`; hyper would hold it, and what it asked of a backend, for as long as the client likes.
+//! An HTTP/2 connection from a client: the `h2` crate's frames with the contract's windows and the limits that keep floods
+//! bounded (Rapid Reset, MadeYouReset, header lists), drained by GOAWAY. hyper's server is not in between: what it does
+//! for a stream (fields looked for that are not there, a reset asked for at each step, a clock read for each frame) cost
+//! as much as a backend's pick (docs/performance.md, item 17).
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+mod keep_alive;
+mod stream;
+
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
+use h2::server::{Builder, Connection, Handshake, SendResponse};
+use hyper_util::rt::TokioIo;
 
+use self::keep_alive::KeepAlive;
 use super::connection::{Entry, Phase};
 use super::io::{Activity, Io};
-use crate::clock::Deadline;
 use crate::config::ListenerPlan;
 use crate::proxy::{Cut, Downstream, Proxy};
 use crate::upstream::Stream;
@@ -32,25 +35,19 @@ const MOST_LOCAL_RESETS: usize = 128;
 const PING_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a client that was too slow, and was told to go, may take to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Bytes that a connection must have written for its waiting streams to count as moving: answers to pings are less.
-const LEAST_MOVED: u64 = 1024;
 
-fn builder(listener: &ListenerPlan, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
+fn builder(listener: &ListenerPlan) -> Builder {
     let plan = &listener.http2;
-    let mut builder = http2::Builder::new(executor);
+    let mut builder = Builder::new();
     builder
-        .timer(TokioTimer::new())
         .max_concurrent_streams(plan.max_streams)
-        .initial_stream_window_size(plan.stream_window)
+        .initial_window_size(plan.stream_window)
         .initial_connection_window_size(plan.connection_window)
         .max_frame_size(FRAME)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(listener.max_header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
-        .max_local_error_reset_streams(MOST_LOCAL_RESETS);
-    if !plan.ping.is_zero() {
-        builder.keep_alive_interval(plan.ping).keep_alive_timeout(PING_PATIENCE);
-    }
+        .max_local_error_reset_streams(Some(MOST_LOCAL_RESETS));
     builder
 }
 
@@ -64,22 +61,12 @@ pub(super) async fn serve(
 ) {
     let activity = Rc::new(Activity::default());
     let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream)).watching_frames();
-    let service = service_fn(|request| {
-        let (proxy, downstream) = (Rc::clone(proxy), Rc::clone(downstream));
-        // Boxed: hyper, our executor and tokio hand a stream's future on by value, and copied it thirteen times. Begun by
-        // its own task: h2 decodes the heads that came together one after the other, and its code stays in the cache.
-        let of = Rc::clone(&downstream);
-        let mut answer = Box::pin(async move { proxy.handle(&of, request).await });
-        poll_fn(move |cx| {
-            let polled = answer.as_mut().poll(cx);
-            if polled.is_pending() {
-                downstream.works.set(true);
-            }
-            polled
-        })
-    });
-    let executor = StreamExecutor { downstream: Rc::clone(downstream), activity: Rc::clone(&activity) };
-    let mut connection = pin!(builder(&downstream.listener, executor).serve_connection(io, service));
+    let mut connection = Served {
+        state: State::Shaking(builder(&downstream.listener).handshake(TokioIo::new(io))),
+        leaving: false,
+        keep_alive: KeepAlive::new(downstream.listener.http2.ping, PING_PATIENCE),
+    };
+    let begin = |request, respond| stream::begin(request, respond, proxy, downstream, &activity);
     // Told to go, it has so long to leave.
     let mut closing = None;
     let mut armed = None;
@@ -88,9 +75,9 @@ pub(super) async fn serve(
             if entry.draining.get() && closing.is_none() {
                 closing = Some(PING_PATIENCE);
                 armed = None;
-                connection.as_mut().graceful_shutdown();
+                connection.leave();
             }
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            if let Poll::Ready(ended) = connection.poll(cx, &activity, begin) {
                 if activity.is_violated() || ended.is_err_and(|error| is_malformed(&error)) {
                     proxy.shared.cut(Cut::Malformed);
                 }
@@ -130,59 +117,64 @@ pub(super) async fn serve(
             }
             // It is told to go before it is cut off.
             closing = Some(patience);
-            connection.as_mut().graceful_shutdown();
+            connection.leave();
             entry.deadline.arm(patience);
         }
     })
     .await;
 }
 
-/// Spawns hyper's tasks, one for each stream, and ends those that wait too long for their client.
-#[derive(Clone)]
-struct StreamExecutor {
-    downstream: Rc<Downstream>,
-    activity: Rc<Activity>,
+/// The connection as `h2` has it.
+struct Served {
+    state: State,
+    /// The client is told to go as soon as it can be.
+    leaving: bool,
+    keep_alive: KeepAlive,
 }
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
-    fn execute(&self, stream: F) {
-        tokio::task::spawn_local(watched(stream, self.clone()));
+enum State {
+    Shaking(Handshake<TokioIo<Io>, Bytes>),
+    Serving(Connection<TokioIo<Io>, Bytes>),
+}
+
+impl Served {
+    /// Takes no further streams, and tells the client so; those that are served end as they would.
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.leaving, true)
+            && let State::Serving(connection) = &mut self.state
+        {
+            connection.graceful_shutdown();
+        }
     }
-}
 
-/// Runs one stream to its end, or until its client has taken nothing for `write_idle_timeout`: dropping it resets it.
-async fn watched<F: Future>(stream: F, StreamExecutor { downstream, activity }: StreamExecutor) {
-    let mut stream = pin!(stream);
-    let deadline = Deadline::new();
-    let mut written_before = None;
-    poll_fn(|cx| {
-        downstream.works.set(false);
-        if stream.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        // Who waits neither for us nor for the backend waits for the client to open its window.
-        if downstream.works.get() {
-            written_before = None;
-            deadline.disarm();
-            return Poll::Pending;
-        }
-        let written = activity.written();
-        // A stream's own progress is not seen from here; a connection that moves is given the benefit of the doubt.
-        let stuck = |before: u64| written.wrapping_sub(before) < LEAST_MOVED;
-        if written_before.is_some() && deadline.poll_passed(cx) {
-            if written_before.is_some_and(stuck) {
-                return Poll::Ready(());
+    /// Moves the connection on, and begins its streams; ready when it is over.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        activity: &Activity,
+        begin: impl Fn(http::Request<h2::RecvStream>, SendResponse<Bytes>),
+    ) -> Poll<Result<(), h2::Error>> {
+        let connection = loop {
+            match &mut self.state {
+                State::Serving(connection) => break connection,
+                State::Shaking(handshake) => {
+                    let mut connection = ready!(Pin::new(handshake).poll(cx))?;
+                    if self.leaving {
+                        connection.graceful_shutdown();
+                    }
+                    self.state = State::Serving(connection);
+                }
             }
-            written_before = None;
+        };
+        if self.keep_alive.is_dead(cx, connection, activity) {
+            return Poll::Ready(Ok(()));
         }
-        if written_before.is_none() {
-            written_before = Some(written);
-            deadline.arm(downstream.listener.write_idle_timeout);
-            let _ = deadline.poll_passed(cx);
+        while let Some(accepted) = ready!(connection.poll_accept(cx)) {
+            let (request, respond) = accepted?;
+            begin(request, respond);
         }
-        Poll::Pending
-    })
-    .await;
+        Poll::Ready(Ok(()))
+    }
 }
 
 fn phase(activity: &Activity, downstream: &Downstream) -> Phase {
@@ -200,7 +192,6 @@ fn phase(activity: &Activity, downstream: &Downstream) -> Phase {
 }
 
 /// Whether the client broke the rules of HTTP/2.
-fn is_malformed(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|error| error.is_go_away() && error.is_library())
+fn is_malformed(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_library()
 }

@@ -1,4 +1,4 @@
-//! The downstream socket as hyper sees it: notes activity for the sweep, flattens small vectored writes into one plain
+//! The downstream socket as hyper or `h2` see it: notes activity for the sweep, flattens small vectored writes into one plain
 //! send, gives back the bytes that were read to tell HTTP/1 from HTTP/2, and lets informational responses in between.
 
 use std::cell::{Cell, RefCell};
@@ -114,7 +114,7 @@ pub(super) struct Io {
     downstream: Rc<Downstream>,
     /// Look for the client's departure while it waits for an answer.
     watching: bool,
-    /// HTTP/2: looks at what comes before hyper does. Boxed: HTTP/1.1 has none.
+    /// HTTP/2: looks at what comes before `h2` does. Boxed: HTTP/1.1 has none.
     frames: Option<Box<FrameWatch>>,
 }
 

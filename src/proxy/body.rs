@@ -206,11 +206,8 @@ where
             Inner::Http2(body) => body.poll_frame(cx),
         };
         let Poll::Ready(polled) = polled else {
-            if let Some(story) = &mut this.story {
-                story.downstream.works.set(true);
-                if let Some(meter) = &mut story.meter {
-                    meter.waiting();
-                }
+            if let Some(meter) = this.story.as_mut().and_then(|story| story.meter.as_mut()) {
+                meter.waiting();
             }
             return Poll::Pending;
         };

@@ -245,8 +245,6 @@ pub struct Downstream {
     pub ended: Cell<u64>,
     /// An answer of unknown length broke off: to a client of HTTP/1.0 a polite close would look like its end.
     pub broke_off: Cell<bool>,
-    /// A request that was just polled waits for us or its backend, not for the client; set by whoever waits.
-    pub works: Cell<bool>,
     /// A backend has agreed to another protocol: what the connection becomes once hyper has sent the 101.
     pub tunnel: RefCell<Option<Tunnel>>,
     /// Informational responses to write before anything else; HTTP/1.1 only.
@@ -276,7 +274,6 @@ impl Downstream {
             unread: Cell::new(false),
             ended: Cell::new(0),
             broke_off: Cell::new(false),
-            works: Cell::new(false),
             tunnel: RefCell::new(None),
             interjection: RefCell::default(),
         }

@@ -28,6 +28,10 @@ where
     let is_grpc = story.head.version == Version::HTTP_2 && headers::is_grpc(&story.head.headers);
     let mut response = if is_grpc { refusal.grpc_response() } else { refusal.response(&story.request_id) };
     headers::finish_response(response.headers_mut(), &story.request_id, false);
+    if story.head.version == Version::HTTP_2 {
+        // There a connection's fate is not told in a field.
+        response.headers_mut().remove(header::CONNECTION);
+    }
     response.map(|body| ProxyBody::fixed(body, story))
 }
 

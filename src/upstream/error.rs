@@ -68,8 +68,7 @@ impl Fault {
                 return Self::ClientGone;
             }
             if let Some(error) = this.downcast_ref::<h2::Error>()
-                && error.is_remote()
-                && (error.is_reset() || error.is_go_away())
+                && (error.is_io() || error.is_remote() && (error.is_reset() || error.is_go_away()))
             {
                 return Self::ClientGone;
             }
