@@ -46,7 +46,7 @@ pub(in crate::config) static LOG: Section = Section {
             "level",
             Text("level or filter"),
             "\"info\"",
-            "off, error, warn, info, debug or trace; or a filter by room, such as `info,evenkeel::health=debug`.",
+            "off, error, warn, info, debug or trace (in a release: as debug); or a filter by room, such as `info,evenkeel::health=debug`.",
         ),
         key("format", Choice(&["text", "json"]), "\"text\"", "How lines look."),
     ],

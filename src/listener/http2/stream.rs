@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -16,7 +16,7 @@ use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::{Body, Frame};
 
-use crate::clock::Deadline;
+use crate::clock::{self, Deadline};
 use crate::listener::io::Activity;
 use crate::proxy::{Downstream, Proxy, ProxyBody};
 
@@ -199,19 +199,17 @@ impl Body for ClientBody {
     }
 }
 
-/// The date, for an answer without one; written anew each second.
+/// The date, for an answer without one; written anew when this worker's coarse clock has gone on.
 fn date() -> HeaderValue {
     thread_local! {
         static DATE: RefCell<(u64, Option<HeaderValue>)> = const { RefCell::new((0, None)) };
     }
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    DATE.with_borrow_mut(|(known, value)| {
-        if *known != second {
+    let now = clock::coarse_millis();
+    DATE.with_borrow_mut(|(written, value)| {
+        if std::mem::replace(written, now) != now {
             *value = None;
         }
-        *known = second;
-        let written = || HeaderValue::try_from(httpdate::fmt_http_date(now)).unwrap_or(HeaderValue::from_static(""));
-        value.get_or_insert_with(written).clone()
+        let write = || HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())).ok();
+        value.get_or_insert_with(|| write().unwrap_or(HeaderValue::from_static(""))).clone()
     })
 }
