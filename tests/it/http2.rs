@@ -266,6 +266,18 @@ async fn a_head_without_a_length_gets_none() {
     assert_eq!((answer.status, answer.all("content-length").len(), answer.body.len()), (200, 0, 0));
 }
 
+/// An answer of ours to HEAD says how long it would be, and has no body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_head_that_is_refused_has_no_body() {
+    let backend = TestBackend::saying("ok");
+    let proxy = Setup::new(&[&backend]).start();
+    let client = Client::connect(proxy.address).await;
+    let refused = client.ask(request("HEAD", "/", &[("host", "another")]), None).await;
+    assert_eq!((refused.status(), refused.body.len()), (400, 0));
+    assert!(refused.field("content-length").is_some_and(|length| length.parse::<u32>().unwrap() > 0));
+    assert_eq!(client.get("/").await.text(), "ok");
+}
+
 /// Bodies far beyond every window and buffer, both ways at once, byte for byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn large_bodies_pass_in_every_mix() {

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -209,7 +209,8 @@ fn date() -> HeaderValue {
         if std::mem::replace(written, now) != now {
             *value = None;
         }
-        let write = || HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())).ok();
+        let wall = || UNIX_EPOCH + Duration::from_secs(clock::wall_seconds());
+        let write = || HeaderValue::try_from(httpdate::fmt_http_date(wall())).ok();
         value.get_or_insert_with(|| write().unwrap_or(HeaderValue::from_static(""))).clone()
     })
 }

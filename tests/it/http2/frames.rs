@@ -5,6 +5,8 @@ use crate::support::*;
 
 pub(super) const HEADERS: u8 = 1;
 pub(super) const RESET: u8 = 3;
+const PING: u8 = 6;
+const ACK: u8 = 1;
 pub(super) const GOAWAY: u8 = 7;
 pub(super) const DATA: u8 = 0;
 pub(super) const END_STREAM: u8 = 1;
@@ -48,7 +50,7 @@ pub(super) fn answer(client: &mut Raw, stream: u32) -> (u8, Vec<u8>) {
     }
 }
 
-/// The status of a response head of ours: hyper writes it as an indexed field or as a literal of three digits.
+/// The status of a response head of ours: `h2` writes it as an indexed field or as a literal of three digits.
 pub(super) fn status(payload: &[u8]) -> u16 {
     match payload[0] {
         0x88 => 200,
@@ -191,6 +193,49 @@ fn a_slow_head_is_cut_over_http2() {
     resting.send(frame(HEADERS, END_STREAM | END_HEADERS, 3, &block(&BYSTANDER)));
     assert_eq!(answer(&mut resting, 3).0, HEADERS);
     assert_eq!(backend.count(), 3);
+}
+
+/// The next PING of ours; what it asks to be said again.
+fn pinged(client: &mut Raw) -> Vec<u8> {
+    loop {
+        let head = client.take(9);
+        let payload = client.take((usize::from(head[0]) << 16) | (usize::from(head[1]) << 8) | usize::from(head[2]));
+        assert_ne!(head[3], GOAWAY, "{}", payload.escape_ascii());
+        if (head[3], head[4]) == (PING, 0) {
+            return payload;
+        }
+    }
+}
+
+/// A client that says nothing is pinged, again and again; one that does not answer is gone.
+#[test]
+fn a_silent_client_is_asked_whether_it_lives() {
+    let backend = TestBackend::saying("ok");
+    let often = |listener: &mut evenkeel::config::ListenerPlan| {
+        listener.http2.ping = std::time::Duration::from_millis(200);
+    };
+    let proxy = Setup::new(&[&backend]).listener(often).start();
+    let ask = |client: &mut Raw, stream| {
+        client.send(frame(HEADERS, END_STREAM | END_HEADERS, stream, &block(&BYSTANDER)));
+        assert_eq!(answer(client, stream).0, HEADERS);
+    };
+    let (mut gone, mut silent) = (greeted(&proxy), greeted(&proxy));
+    ask(&mut gone, 1);
+    pinged(&mut gone);
+    ask(&mut silent, 1);
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        asked = pinged(&mut silent);
+        silent.send(frame(PING, ACK, 0, &asked));
+    }
+    assert_eq!(asked.len(), 8);
+    for stream in [3, 5] {
+        // Whatever it says is as good as the answer, and the answer may come later.
+        let late = pinged(&mut silent);
+        ask(&mut silent, stream);
+        silent.send(frame(PING, ACK, 0, &late));
+    }
+    gone.rest();
 }
 
 /// The host of a request is `:authority`; a `host` that agrees is allowed, one that does not is refused, and a `host` alone
