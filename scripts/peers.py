@@ -40,6 +40,7 @@ http {{
     upstream pool {{ {servers} keepalive 512; keepalive_requests 1000000000; }}
     server {{
         listen 127.0.0.1:{port} {protocol} reuseport backlog=4096;
+        {tls}
         location / {{ proxy_pass http://pool; proxy_http_version 1.1; proxy_set_header Connection ""; }}
     }}
 }}
@@ -57,6 +58,7 @@ defaults
     http-reuse always
 frontend f
     bind 127.0.0.1:{port} backlog 4096
+{tls}
     default_backend b
 backend b
     balance roundrobin
@@ -75,12 +77,28 @@ format = "off"
 address = "127.0.0.1:{admin}"
 [[listeners]]
 address = "127.0.0.1:{port}"
+{tls}
 [pools.bench]
 strategy = "{strategy}"
 {servers}
 [pools.bench.health]
 kind = "{health}"
 """
+
+
+# The listener with TLS, where one is wanted: TLS 1.3, HTTP/2 and HTTP/1.1 by ALPN, one and the same certificate.
+TLS = {
+    "nginx": """listen 127.0.0.1:{tls_port} ssl http2 reuseport backlog=4096; ssl_protocols TLSv1.3;
+        ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;
+        http2_max_concurrent_streams 256; http2_recv_timeout 300s; keepalive_timeout 300s;""",
+    "haproxy": "    bind 127.0.0.1:{tls_port} backlog 4096 ssl crt {dir}/both.pem alpn h2,http/1.1 ssl-min-ver TLSv1.3",
+    "evenkeel": """[[listeners]]
+address = "127.0.0.1:{tls_port}"
+[[listeners.tls.certificates]]
+cert = "{dir}/cert.pem"
+key = "{dir}/key.pem"
+""",
+}
 
 
 def free_port():
@@ -107,8 +125,8 @@ def wait_port(port, proc, log, patience=30):
 class Running:
     """A process started here, in a directory of its own, and ended here."""
 
-    def __init__(self, name, command, port, directory, wrap=()):
-        self.name, self.port = name, port
+    def __init__(self, name, command, port, directory, wrap=(), tls_port=None):
+        self.name, self.port, self.tls_port = name, port, tls_port
         self.log = directory / "log"
         with open(self.log, "w") as log:
             self.proc = subprocess.Popen([*wrap, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory)
@@ -153,10 +171,16 @@ class Running:
 class Bench:
     """The backend and the proxies of one run. Use as a context manager: it ends all it started."""
 
-    def __init__(self, binary, sizes):
-        self.binary, self.sizes, self.running = str(binary), sizes, []
+    def __init__(self, binary, sizes, tls=False):
+        """`tls`: each proxy has a second listener, with TLS."""
+        self.binary, self.sizes, self.tls, self.running = str(binary), sizes, tls, []
         self.dir = Path(tempfile.mkdtemp(prefix="evenkeel-bench-"))
         self.dir.chmod(0o755)  # nginx' workers run as another user when root starts it
+        if tls:
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                            "-days", "30", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                            "-keyout", "key.pem", "-out", "cert.pem"], cwd=self.dir, check=True, stderr=subprocess.DEVNULL)
+            (self.dir / "both.pem").write_text("".join((self.dir / name).read_text() for name in ("cert.pem", "key.pem")))
 
     def __enter__(self):
         return self
@@ -170,10 +194,15 @@ class Bench:
         directory = self.dir / name.replace("/", "-")
         directory.mkdir()
         port = values.setdefault("port", free_port())
+        tls_port = free_port() if self.tls and name != "backend" else None
+        if tls_port:
+            values["tls"] = TLS[name.split("/")[0]].format(tls_port=tls_port, dir=self.dir)
+        values.setdefault("tls", "")
         temp = "".join(f"{k}_temp_path {directory}/{k}; " for k in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         config = directory / file
         config.write_text(template.format(dir=directory, temp=temp, **values))
-        started = Running(name, [part.format(config=config, dir=directory) for part in command], port, directory, wrap)
+        started = Running(name, [part.format(config=config, dir=directory) for part in command], port, directory, wrap,
+                          tls_port)
         self.running.append(started)
         return started
 
@@ -225,4 +254,4 @@ def need(*tools):
     """Ends the script when a tool is missing."""
     absent = [tool for tool in tools if not shutil.which(tool)]
     if absent:
-        raise SystemExit(f"missing: {', '.join(absent)} (Debian: apt-get install nginx-light haproxy wrk nghttp2-client valgrind strace)")
+        raise SystemExit(f"missing: {', '.join(absent)} (Debian: apt-get install nginx-light haproxy wrk nghttp2-client openssl valgrind strace)")
