@@ -1,12 +1,15 @@
 //! Looks at the frames of an HTTP/2 connection as they arrive, for what hyper does not tell: whether a header block is
-//! half sent, a pseudo-field among trailers (which the `h2` crate drops in silence), and the informational responses of a
-//! backend (which hyper swallows). Nothing is copied or decompressed: header blocks are followed field by field, and of
+//! half sent, a pseudo-field among trailers (which the `h2` crate drops in silence), floods of frames that carry nothing
+//! (which it answers for ever), and the informational responses of a backend (which hyper swallows). Nothing is copied or decompressed: header blocks are followed field by field, and of
 //! their compression's table only the kind of each entry is kept.
 
+mod allowance;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
+
+use self::allowance::Allowance;
 
 /// What a client begins with, before its first frame (RFC 9113 section 3.4).
 const PREFACE: u32 = 24;
@@ -42,6 +45,9 @@ pub enum Violation {
     /// More than anybody needs.
     #[error("too many informational responses")]
     Informational,
+    /// A flood of PING, SETTINGS or others like them.
+    #[error("too many frames that carry nothing")]
+    Flood,
 }
 
 /// What is known of a field.
@@ -115,6 +121,8 @@ pub struct FrameWatch {
     stream: u32,
     /// From a client: the latest stream opened; further blocks on it are trailers. From a backend: none.
     opened: Option<u32>,
+    /// From a client: how many frames that carry nothing it may still send.
+    allowance: Allowance,
     trailers: bool,
     status: Field,
     within: In,
@@ -151,6 +159,7 @@ impl FrameWatch {
             amid_head: false,
             stream: 0,
             opened,
+            allowance: Allowance::new(),
             trailers: false,
             status: Field::Plain,
             within: In::Between,
@@ -229,6 +238,9 @@ impl FrameWatch {
         let [a, b, c, kind, flags, stream @ ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]);
         if kind != HEADERS && kind != CONTINUATION {
+            if self.opened.is_some() {
+                self.allowance.take(kind, flags)?;
+            }
             self.skip(length);
             return Ok(());
         }
