@@ -71,6 +71,11 @@ where
         this
     }
 
+    /// Whether it is an answer of ours, not a backend's.
+    pub fn is_own(&self) -> bool {
+        matches!(self.inner, Inner::Fixed(_))
+    }
+
     fn is_done(&self) -> bool {
         match &self.inner {
             Inner::Fixed(body) => body.is_empty(),

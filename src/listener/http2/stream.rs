@@ -63,14 +63,14 @@ async fn serve(
     if !is_empty && let Some(length) = body.size_hint().exact() {
         head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
-    let is_whole = is_empty || !wants_body;
+    let is_whole = is_empty || (!wants_body && body.is_own());
     // Fails when the client has reset the stream.
     let Ok(stream) = respond.send_response(Response::from_parts(head, ()), is_whole) else { return };
     if is_whole {
         return;
     }
     let patience = Patience { limit: downstream.listener.write_idle_timeout, waiting: None };
-    let mut sending = Sending { stream, body, held: None, patience };
+    let mut sending = Sending { stream, body, wants_body, held: None, patience };
     poll_fn(|cx| sending.poll(cx, &activity)).await;
 }
 
@@ -78,6 +78,8 @@ async fn serve(
 struct Sending {
     stream: SendStream<Bytes>,
     body: ProxyBody<ClientBody>,
+    /// The answer to HEAD has none, whatever a backend sends.
+    wants_body: bool,
     /// A piece for which the client's window had no room yet, and whether it is the last.
     held: Option<(Bytes, bool)>,
     patience: Patience,
@@ -102,6 +104,7 @@ impl Sending {
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => {
                     let last = self.body.is_end_stream();
+                    let data = if self.wants_body { data } else { Bytes::new() };
                     if data.is_empty() && !last {
                         continue;
                     }
