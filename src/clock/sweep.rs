@@ -122,16 +122,21 @@ impl Sweep {
         Self { origin, coarse: Cell::new(0), slots: RefCell::default(), free: RefCell::default() }
     }
 
-    /// Moves the coarse clock on; how many deadlines are to pass.
-    fn look(&self) -> usize {
+    /// Moves the coarse clock on.
+    fn tell(&self) -> u64 {
         let now = super::now().saturating_duration_since(self.origin).as_millis() as u64;
         self.coarse.set(now);
-        self.slots.borrow().iter().filter(|slot| slot.is_due(now)).count()
+        now
     }
 
-    /// Lets `most` deadlines pass, from the `from`th on: where to go on, if there are more.
-    fn pass(&self, from: usize, most: usize) -> Option<usize> {
-        let now = self.coarse.get();
+    /// Moves the coarse clock on: what it says, and how many deadlines are to pass.
+    fn look(&self) -> (u64, usize) {
+        let now = self.tell();
+        (now, self.slots.borrow().iter().filter(|slot| slot.is_due(now)).count())
+    }
+
+    /// Lets `most` deadlines pass that were due at `now`, from the `from`th on: where to go on, if there are more.
+    fn pass(&self, now: u64, from: usize, most: usize) -> Option<usize> {
         let slots = self.slots.borrow();
         let mut due = slots.iter().enumerate().skip(from).filter(|(_, slot)| slot.is_due(now));
         for (_, slot) in due.by_ref().take(most) {
@@ -171,14 +176,17 @@ pub fn wake_waiting() {
 
 /// Looks at every deadline of this thread once, and moves its coarse clock on.
 async fn look() {
-    let batch = SWEEP.with(Sweep::look).div_ceil(MOST_BATCHES);
+    let (now, due) = SWEEP.with(Sweep::look);
+    let batch = due.div_ceil(MOST_BATCHES);
     if batch == 0 {
         return;
     }
     let mut from = 0;
-    while let Some(next) = SWEEP.with(|sweep| sweep.pass(from, batch)) {
+    while let Some(next) = SWEEP.with(|sweep| sweep.pass(now, from, batch)) {
         from = next;
         tokio::time::sleep(PAUSE).await;
+        // A busy worker comes back late: what is armed now must not pass early for it.
+        SWEEP.with(Sweep::tell);
     }
 }
 
@@ -218,7 +226,7 @@ mod tests {
             let deadline = Deadline::new();
             deadline.arm(Duration::from_secs(1));
             deadline.disarm();
-            assert_eq!(SWEEP.with(Sweep::look), 0);
+            assert_eq!(SWEEP.with(Sweep::look).1, 0);
             assert!(!deadline.poll_passed(&Context::from_waker(Waker::noop())));
         }
         assert_eq!(SWEEP.with(|sweep| sweep.slots.borrow().len()), before + 1);

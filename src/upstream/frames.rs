@@ -1,7 +1,8 @@
 //! Looks at the frames of an HTTP/2 connection as they arrive, for what hyper does not tell: whether a header block is
 //! half sent, a pseudo-field among trailers (which the `h2` crate drops in silence), floods of frames that carry nothing
-//! (which it answers for ever), and the informational responses of a backend (which hyper swallows). Nothing is copied or decompressed: header blocks are followed field by field, and of
-//! their compression's table only the kind of each entry is kept.
+//! (which it answers for ever), and the informational responses of a backend (which hyper swallows). Nothing is copied or
+//! decompressed: header blocks are followed field by field, and of their compression's table only the kind of each entry is
+//! kept.
 
 mod allowance;
 #[cfg(test)]

@@ -5,12 +5,10 @@ use super::Violation;
 use crate::clock;
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
 
 /// Such frames at once. Clients that ping to measure the path send one for each round trip of a download.
@@ -29,15 +27,15 @@ impl Allowance {
         Self { left: MOST, at: clock::coarse_millis() }
     }
 
-    /// A frame of this kind has come. The `h2` crate has limits of its own for resets, heads and DATA; what widens a window
-    /// comes as often as bytes are taken.
+    /// A frame of this kind has come, no part of a head. The `h2` crate has limits of its own for resets, heads and DATA;
+    /// what widens a window comes as often as bytes are taken.
     ///
     /// # Errors
     /// There were too many of them.
     #[inline]
     pub(super) fn take(&mut self, kind: u8, flags: u8) -> Result<(), Violation> {
         match kind {
-            DATA | HEADERS | RST_STREAM | WINDOW_UPDATE | CONTINUATION => Ok(()),
+            DATA | RST_STREAM | WINDOW_UPDATE => Ok(()),
             SETTINGS | PING if flags & ACK != 0 => Ok(()),
             _ => self.spend(),
         }
