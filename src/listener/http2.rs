@@ -3,6 +3,7 @@
 //! for a stream (fields looked for that are not there, a reset asked for at each step, a clock read for each frame) costs
 //! 2.1 k instructions (docs/performance.md, item 17).
 
+mod io;
 mod keep_alive;
 mod stream;
 
@@ -14,11 +15,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, Handshake, SendResponse};
-use hyper_util::rt::TokioIo;
 
+use self::io::{Activity, Io};
 use self::keep_alive::KeepAlive;
 use super::connection::{Entry, Phase};
-use super::io::{Activity, Io};
 use crate::config::ListenerPlan;
 use crate::proxy::{Cut, Downstream, Proxy};
 use crate::upstream::Stream;
@@ -60,9 +60,9 @@ pub(super) async fn serve(
     entry: &Entry,
 ) {
     let activity = Rc::new(Activity::default());
-    let io = Io::new(stream, prefix, Rc::clone(&activity), Rc::clone(downstream)).watching_frames();
+    let io = Io::new(stream, prefix, Rc::clone(&activity));
     let mut connection = Served {
-        state: State::Shaking(builder(&downstream.listener).handshake(TokioIo::new(io))),
+        state: State::Shaking(builder(&downstream.listener).handshake(io)),
         leaving: false,
         keep_alive: KeepAlive::new(downstream.listener.http2.ping, PING_PATIENCE),
     };
@@ -133,8 +133,8 @@ struct Served {
 }
 
 enum State {
-    Shaking(Handshake<TokioIo<Io>, Bytes>),
-    Serving(Connection<TokioIo<Io>, Bytes>),
+    Shaking(Handshake<Io, Bytes>),
+    Serving(Connection<Io, Bytes>),
 }
 
 impl Served {

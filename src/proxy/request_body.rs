@@ -27,8 +27,7 @@ pub struct RequestBody<B> {
     received: Rc<Cell<u64>>,
     /// Bytes allowed; 0: any number.
     limit: u64,
-    /// It comes over HTTP/2, where an end may be a reset in disguise; else in text, where one may be badly written: see
-    /// [`poll_inner`](Self::poll_inner).
+    /// It comes over HTTP/2, where an end may be a reset in disguise.
     over_http2: bool,
     /// What was read and may be needed: by a try that has not come to it, or by one that begins again.
     pieces: VecDeque<Bytes>,
@@ -203,11 +202,6 @@ where
         if let Some(trailers) = frame.trailers_mut() {
             // Nothing follows them; whoever has them does not ask for more.
             self.upload_ended();
-            // A bare LF behind the last chunk: hyper takes it, and all up to the next empty line, for trailers without a
-            // field. What else would read it would see another request there (reliability.md 2.6).
-            if !self.over_http2 && trailers.is_empty() {
-                return Poll::Ready(Some(Err(Fault::ClientBody("a bare LF after the last chunk".into()))));
-            }
             headers::strip_request_trailers(trailers, &self.downstream);
         }
         if let Some(data) = frame.data_ref() {

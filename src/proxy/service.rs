@@ -1,6 +1,5 @@
 //! Every step of a request, in order.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Response};
 use http_body::Body;
 use smallvec::SmallVec;
 
@@ -38,13 +37,13 @@ impl Proxy {
     pub fn handle<B>(
         self: Rc<Self>,
         downstream: &Rc<Downstream>,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<ProxyBody<B>>, Infallible>> + use<B>
+        head: Parts,
+        body: B,
+    ) -> impl Future<Output = Response<ProxyBody<B>>> + use<B>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,
     {
-        let (head, body) = request.into_parts();
         let mut story = self.begin(downstream, head);
         let checked = check(&mut story, downstream);
         async move {
@@ -55,7 +54,7 @@ impl Proxy {
                     if has_body {
                         story.downstream.unread.set(true);
                     }
-                    return Ok(answer(story.refused(refusal), story));
+                    return answer(story.refused(refusal), story);
                 }
             };
             let mut body = has_body.then(|| Box::new(RequestBody::new(body, &mut story)));
@@ -63,10 +62,10 @@ impl Proxy {
                 Ok(pool) => self.forward(pool, framed, body, &mut story).await,
                 Err(refusal) => Err(story.refused(refusal)),
             };
-            Ok(match done {
+            match done {
                 Ok(body) => respond(body, story),
                 Err(refusal) => answer(refusal, story),
-            })
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use h2::server::Connection;
 use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::io::Activity;
 use crate::clock::Deadline;
-use crate::listener::io::Activity;
 
 /// Pings a client that has said nothing for a while. Whatever it says then is as good as the answer.
 pub(super) struct KeepAlive {

@@ -2,12 +2,11 @@
 //! stream whose client takes nothing is reset after `write_idle_timeout`, or it would be held, with what it asked of a
 //! backend, for as long as the client likes.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -16,8 +15,9 @@ use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::{Body, Frame};
 
-use crate::clock::{self, Deadline};
-use crate::listener::io::Activity;
+use super::io::Activity;
+use crate::clock::Deadline;
+use crate::listener::date;
 use crate::proxy::{Downstream, Proxy, ProxyBody};
 
 /// Bytes that a connection must have written for its waiting streams to count as moving: answers to pings are less.
@@ -48,9 +48,10 @@ async fn serve(
 ) {
     let wants_body = request.method() != Method::HEAD;
     let response = {
-        let mut answer = pin!(proxy.handle(&downstream, request.map(ClientBody)));
+        let (head, body) = request.into_parts();
+        let mut answer = pin!(proxy.handle(&downstream, head, ClientBody(body)));
         poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(Ok(response)) => Poll::Ready(Some(response)),
+            Poll::Ready(response) => Poll::Ready(Some(response)),
             // A client that resets the stream waits no longer: what is done for it ends with this future.
             Poll::Pending => respond.poll_reset(cx).map(|_| None),
         })
@@ -58,7 +59,7 @@ async fn serve(
     };
     let Some(response) = response else { return };
     let (mut head, body) = response.into_parts();
-    head.headers.entry(DATE).or_insert_with(date);
+    head.headers.entry(DATE).or_insert_with(|| date::with(HeaderValue::clone));
     let is_empty = body.is_end_stream();
     if !is_empty && let Some(length) = body.size_hint().exact() {
         head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
@@ -200,20 +201,4 @@ impl Body for ClientBody {
     fn is_end_stream(&self) -> bool {
         self.0.is_end_stream()
     }
-}
-
-/// The date, for an answer without one; written anew when this worker's coarse clock has gone on.
-fn date() -> HeaderValue {
-    thread_local! {
-        static DATE: RefCell<(u64, Option<HeaderValue>)> = const { RefCell::new((0, None)) };
-    }
-    let now = clock::coarse_millis();
-    DATE.with_borrow_mut(|(written, value)| {
-        if std::mem::replace(written, now) != now {
-            *value = None;
-        }
-        let wall = || UNIX_EPOCH + Duration::from_secs(clock::wall_seconds());
-        let write = || HeaderValue::try_from(httpdate::fmt_http_date(wall())).ok();
-        value.get_or_insert_with(|| write().unwrap_or(HeaderValue::from_static(""))).clone()
-    })
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Record;
 use crate::config::AccessLogFormat;
+use crate::upstream::http1::request::write_decimal;
 
 /// Room for a usual line, so that the first one does not grow the buffer step by step.
 const USUAL_LINE: usize = 1024;
@@ -91,9 +92,9 @@ impl Encoder {
         out.push(b' ');
         hex_escaped(out, r.protocol.as_bytes());
         out.extend_from_slice(b"\" ");
-        decimal(out, u64::from(if r.status == 0 { 499 } else { r.status }));
+        write_decimal(out, u64::from(if r.status == 0 { 499 } else { r.status }));
         out.push(b' ');
-        decimal(out, r.bytes_out);
+        write_decimal(out, r.bytes_out);
         for field in [r.referer, r.user_agent] {
             out.extend_from_slice(b" \"");
             hex_escaped(out, field.unwrap_or(b"-"));
@@ -135,7 +136,7 @@ fn bytes(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 fn number(out: &mut Vec<u8>, name: &str, value: u64) {
     key(out, name);
-    decimal(out, value);
+    write_decimal(out, value);
 }
 
 fn fraction(out: &mut Vec<u8>, name: &str, value: Option<f32>) {
@@ -152,7 +153,7 @@ fn millis(out: &mut Vec<u8>, name: &str, value: Option<Duration>) {
     key(out, name);
     let Some(value) = value else { return out.extend_from_slice(b"null") };
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-    decimal(out, micros / 1000);
+    write_decimal(out, micros / 1000);
     out.push(b'.');
     let rest = (micros % 1000) as u32;
     out.push(digit(rest / 100));
@@ -213,25 +214,11 @@ fn address(out: &mut Vec<u8>, address: std::net::IpAddr) {
                 if index != 0 {
                     out.push(b'.');
                 }
-                decimal(out, u64::from(octet));
+                write_decimal(out, u64::from(octet));
             }
         }
         std::net::IpAddr::V6(v6) => drop(write!(out, "{v6}")),
     }
-}
-
-fn decimal(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20]; // u64::MAX has 20
-    let mut start = digits.len();
-    for place in digits.iter_mut().rev() {
-        *place = b'0' + (value % 10) as u8;
-        value /= 10;
-        start -= 1;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(start..).unwrap_or_default());
 }
 
 fn digit(value: u32) -> u8 {
@@ -374,7 +361,7 @@ mod tests {
     fn decimals_of_every_length() {
         for value in [0, 7, 10, 99, 12_345, u64::MAX] {
             let mut out = Vec::new();
-            decimal(&mut out, value);
+            write_decimal(&mut out, value);
             assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
         }
     }

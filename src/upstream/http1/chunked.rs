@@ -172,6 +172,13 @@ impl ChunkDecoder {
                     return Err("trailers too long");
                 }
                 let trailers = collect(fields)?;
+                // httparse takes a bare LF for the end of a line; what else reads these bytes may see another request
+                // behind it.
+                let section = buffer.get(..used).unwrap_or_default();
+                let lines = section.split_inclusive(|byte| *byte == b'\n');
+                if lines.into_iter().any(|line| !line.ends_with(b"\r\n")) {
+                    return Err("a bare LF among the trailers");
+                }
                 let _ = buffer.split_to(used);
                 self.state = State::Done;
                 Ok(Step::End(Some(trailers)))

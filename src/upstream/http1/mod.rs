@@ -12,6 +12,7 @@ pub mod request;
 pub mod response;
 mod response_body;
 
+pub use chunked::{ChunkDecoder, Step};
 pub use connection::{Connection, Upgraded};
 pub use exchange::{Asks, Exchange, ExchangeTimeouts, Failed};
 pub use response_body::ResponseBody;

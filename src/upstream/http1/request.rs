@@ -72,7 +72,7 @@ pub fn write_end(out: &mut Vec<u8>, framing: BodyFraming) {
 }
 
 /// Writes `value` in decimal digits.
-fn write_decimal(out: &mut Vec<u8>, mut value: u64) {
+pub fn write_decimal(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {
