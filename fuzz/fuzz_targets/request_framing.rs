@@ -5,37 +5,33 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use evenkeel::config::{Address, ListenerPlan};
+use evenkeel::listener::http1::request::{self, Announced};
 use evenkeel::proxy::headers::{Outbound, body_framing, host};
 use evenkeel::proxy::request_id::RequestId;
 use evenkeel::proxy::{Downstream, framing};
 use evenkeel::upstream::http1::Asks;
-use http::{HeaderName, HeaderValue, Request, Version, header};
+use http::{HeaderValue, header};
 use libfuzzer_sys::fuzz_target;
 
-/// The head as hyper would hand it on, or `None` where hyper refuses it.
-fn head(input: &[u8]) -> Option<http::request::Parts> {
-    let mut fields = [httparse::EMPTY_HEADER; 100];
-    let mut parsed = httparse::Request::new(&mut fields);
-    if !parsed.parse(input).ok()?.is_complete() {
-        return None;
-    }
-    let version = if parsed.version? == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    let mut request = Request::builder().method(parsed.method?).uri(parsed.path?).version(version);
-    for field in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        request = request.header(name, HeaderValue::from_bytes(field.value).ok()?);
-    }
-    Some(request.body(()).ok()?.into_parts().0)
-}
-
 fuzz_target!(|input: &[u8]| {
-    let Some(head) = head(input) else { return };
+    let mut buffer = BytesMut::from(input);
+    let Ok(Some(parsed)) = request::parse(&mut buffer, 100) else { return };
+    assert!(input.ends_with(&buffer), "what follows a head stays");
+    let head = parsed.parts;
     let listener = Arc::new(ListenerPlan::new(([127, 0, 0, 1], 0).into()));
     let Ok(framed) = framing::check(&head, &listener, b"") else { return };
     let downstream = Downstream::new([192, 0, 2, 1].into(), false, listener);
     let coded = head.headers.contains_key(header::TRANSFER_ENCODING);
     let has_body = coded || framed.content_length.is_some_and(|length| length > 0);
+    // What passes is framed for us as it is for the backend.
+    let announced = match (coded, framed.content_length) {
+        (true, _) => Announced::Chunked,
+        (false, None | Some(0)) => Announced::Nothing,
+        (false, Some(length)) => Announced::Length(length),
+    };
+    assert_eq!(parsed.body, announced, "{}", input.escape_ascii());
     let asks = Asks { expect_continue: framed.expect_continue, upgrade: false };
     let id = RequestId::Theirs(HeaderValue::from_static("id"));
     let host = host(&head);

@@ -18,7 +18,7 @@ use super::worker::Listening;
 use crate::config::{ListenerPlan, ListenerTlsPlan};
 use crate::proxy::Downstream;
 use crate::tls::{self, HandshakeGate, Server};
-use crate::upstream::Stream;
+use crate::upstream::{Stream, Tcp};
 
 /// A connection that was let in.
 pub(super) struct Admitted {
@@ -61,7 +61,7 @@ pub(super) async fn pass(
         Some(_) | None => None,
     };
     let (stream, secure) = match server {
-        None => (Stream::Plain(stream), false),
+        None => (Stream::Plain(stream.into()), false),
         Some(server) => {
             entry.deadline.arm(plan.tls_handshake_timeout);
             // Boxed: what a handshake needs is gone when it is over.
@@ -131,7 +131,7 @@ async fn shake(
     entry: &Entry,
 ) -> io::Result<Stream> {
     let counts = &listening.shared.handshakes;
-    let shaken = within(entry, pin!(tls::accept(&server, stream, gate))).await;
+    let shaken = within(entry, pin!(tls::accept::<Tcp>(&server, stream, gate))).await;
     let count = match &shaken {
         Ok(_) => &counts.done,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => &counts.timed_out,

@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method};
 use http_body::Body;
 use socket2::SockRef;
 use tokio::io::AsyncWrite;
@@ -35,8 +35,9 @@ use self::sending::{Outbox, Sending};
 use self::watch::{Passed, Watch};
 use super::connection::{Entry, Phase};
 use super::last::linger;
-use crate::proxy::{Cut, Downstream, Proxy, ProxyBody};
+use crate::proxy::{Answer, Cut, Downstream, Proxy};
 use crate::upstream::Stream;
+use crate::upstream::http1::maps;
 
 /// Room above the limits, so that our own check answers 414 and 431 with a body before the head is given up here.
 const BUFFER_SLACK: usize = 16 * 1024;
@@ -70,14 +71,8 @@ pub(super) async fn serve(
     entry: &Entry,
 ) -> Option<Stream> {
     let link = Rc::new(RefCell::new(Link::new(stream, first)));
-    let mut session = Session {
-        link: Rc::clone(&link),
-        downstream,
-        entry,
-        watch: Watch::new(entry, downstream),
-        looked_at: 0,
-        spare: HeaderMap::new(),
-    };
+    let mut session =
+        Session { link: Rc::clone(&link), downstream, entry, watch: Watch::new(entry, downstream), looked_at: 0 };
     let left = session.run(proxy).await;
     drop(session);
     // Whoever still holds it reads nothing any more.
@@ -93,8 +88,6 @@ struct Session<'a> {
     watch: Watch<'a>,
     /// Bytes of a head that was not whole when it was looked at.
     looked_at: usize,
-    /// The map of the last response, for the next request.
-    spare: HeaderMap,
 }
 
 impl Session<'_> {
@@ -115,14 +108,14 @@ impl Session<'_> {
                 request::Announced::Nothing => ClientBody::none(),
                 _ => ClientBody::of(&self.link, self.downstream, number),
             };
-            let response = {
+            let answer = {
                 let mut answer = pin!(Rc::clone(proxy).handle(self.downstream, head.parts, body));
                 match poll_fn(|cx| self.poll_answer(cx, answer.as_mut())).await {
-                    Ok(response) => response,
+                    Ok(answer) => answer,
                     Err(left) => return left,
                 }
             };
-            let (mut sending, stays) = self.begin(response, asked);
+            let (mut sending, stays) = self.begin(answer, asked);
             if let Err(left) = poll_fn(|cx| self.poll_send(cx, &mut sending)).await {
                 return left;
             }
@@ -149,7 +142,7 @@ impl Session<'_> {
             if link.read.len() > self.looked_at {
                 if may_be_whole(&link.read, self.looked_at) {
                     let listener = &self.downstream.listener;
-                    match request::parse(&mut link.read, listener.max_headers, &mut self.spare) {
+                    match request::parse(&mut link.read, listener.max_headers) {
                         Ok(Some(head)) => {
                             self.looked_at = 0;
                             return Poll::Ready(Ok(head));
@@ -186,10 +179,10 @@ impl Session<'_> {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        answer: Pin<&mut impl Future<Output = Response<ProxyBody<ClientBody>>>>,
-    ) -> Poll<Result<Response<ProxyBody<ClientBody>>, Left>> {
-        if let Poll::Ready(response) = answer.poll(cx) {
-            return Poll::Ready(Ok(response));
+        answer: Pin<&mut impl Future<Output = Answer<ClientBody>>>,
+    ) -> Poll<Result<Answer<ClientBody>, Left>> {
+        if let Poll::Ready(answer) = answer.poll(cx) {
+            return Poll::Ready(Ok(answer));
         }
         let link = &mut *self.link.borrow_mut();
         if self.downstream.has_interjection() && link.poll_interjection(cx, self.downstream)?.is_pending() {
@@ -200,8 +193,8 @@ impl Session<'_> {
     }
 
     /// Puts the head of a response into an outbox; and says whether the connection stays open behind the response.
-    fn begin(&mut self, response: Response<ProxyBody<ClientBody>>, mut asked: Asked) -> (Sending, bool) {
-        let (mut head, body) = response.into_parts();
+    fn begin(&mut self, answer: Answer<ClientBody>, mut asked: Asked) -> (Sending, bool) {
+        let Answer { status, headers, request_id, body } = answer;
         let mut link = self.link.borrow_mut();
         // Of a body that nobody wants what has come is thrown away; the rest would be read as the next request.
         let is_over = link.is_whole() || (self.downstream.unread.get() && link.drain());
@@ -211,9 +204,8 @@ impl Session<'_> {
         // What the client has not taken of them yet.
         flat.append(&mut self.downstream.interjection());
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
-        let (coding, stays) = response::write(head.status, &head.headers, length, &asked, flat);
-        head.headers.clear();
-        self.spare = head.headers;
+        let (coding, stays) = response::write(status, &headers, request_id.as_bytes(), length, &asked, flat);
+        maps::give(headers);
         (Sending::new(outbox, body, coding), stays)
     }
 
@@ -274,7 +266,7 @@ async fn end(
             let mut answer = Vec::new();
             let asked =
                 Asked { version: http::Version::HTTP_11, head_only: false, keep_alive: false, takes_trailers: false };
-            response::write(bad.status(), &HeaderMap::new(), Some(0), &asked, &mut answer);
+            response::write(bad.status(), &HeaderMap::new(), b"", Some(0), &asked, &mut answer);
             say(&mut link.stream, &answer, true);
             linger(link.stream, entry).await;
         }

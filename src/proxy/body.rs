@@ -17,14 +17,14 @@ use crate::backend::Ending;
 use crate::upstream::http1::ResponseBody;
 use crate::upstream::{Fault, is_ending};
 
-/// A response body as hyper sends it.
+/// A response body as it is sent.
 #[derive(Debug)]
 pub struct ProxyBody<B> {
     inner: Inner<B>,
     /// Told when the body ends or is dropped, with the lease of a backend's response.
     story: Option<Box<Story>>,
-    /// What it broke with: told to hyper late, see [`broken`](Self::broken). Boxed like all else here: hyper moves a
-    /// response many times.
+    /// What it broke with: told late, see [`broken`](Self::broken). Boxed like all else here: a response is moved several
+    /// times.
     breaking: Option<Box<Breaking>>,
 }
 
@@ -32,7 +32,7 @@ pub struct ProxyBody<B> {
 #[derive(Debug)]
 struct Breaking {
     fault: Fault,
-    /// hyper still needs a turn to write what it has.
+    /// Who sends still needs a turn to write what there is.
     turn: bool,
 }
 
@@ -101,8 +101,8 @@ where
         story.served(with_head);
     }
 
-    /// The response breaks. hyper drops a connection whose body fails together with all that it has not yet written, the
-    /// head included: so it gets one turn to write what it has, and learns of the fault at the next.
+    /// The response breaks. `h2` drops a stream that is reset together with all that it has not yet written: so that gets one
+    /// turn to leave, and the fault is told at the next.
     #[cold]
     fn broken(&mut self, fault: Fault, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let last_words = self.last_words(&fault);

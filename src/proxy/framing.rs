@@ -1,4 +1,4 @@
-//! What a request may look like at all: refuses what hyper's parser lets through. Pure; runs before routing.
+//! What a request may look like at all: refuses what the parsers let through. Pure; runs before routing.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;

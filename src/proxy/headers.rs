@@ -240,14 +240,12 @@ pub fn body_framing(method: &Method, content_length: Option<u64>, has_body: bool
     }
 }
 
-/// Makes a backend's headers ours: the identifier is on every response, and event streams are not buffered by anyone
-/// in front of us.
-#[inline]
-pub fn finish_response(headers: &mut HeaderMap, request_id: &RequestId, streamed: bool) {
-    if streamed && !headers.contains_key(&X_ACCEL_BUFFERING) {
+/// Event streams are not to be buffered by anyone in front of us.
+#[cold]
+pub fn forbid_buffering(headers: &mut HeaderMap) {
+    if !headers.contains_key(&X_ACCEL_BUFFERING) {
         headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
     }
-    headers.insert(X_REQUEST_ID.clone(), request_id.to_value());
 }
 
 /// Whether a request is a gRPC call.

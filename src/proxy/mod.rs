@@ -29,6 +29,7 @@ pub use body::ProxyBody;
 pub use error::Refusal;
 pub use limits::{ClientConnection, ClientTable};
 pub use request_body::RequestBody;
+pub use respond::Answer;
 pub use route::{Found, Model, Route, Routing};
 pub use upgrade::Tunnel;
 
@@ -237,7 +238,7 @@ pub struct Downstream {
     pub listener: Arc<ListenerPlan>,
     /// Requests being served on it now.
     pub busy: Cell<u32>,
-    /// Request bodies that are not yet read to their end: hyper reads the socket itself then.
+    /// Request bodies that are not yet read to their end: the socket is read as they are asked for then.
     uploads: Cell<u32>,
     /// A request body was given up before its end: the client may still be sending it.
     pub unread: Cell<bool>,
@@ -245,7 +246,7 @@ pub struct Downstream {
     pub ended: Cell<u64>,
     /// An answer of unknown length broke off: to a client of HTTP/1.0 a polite close would look like its end.
     pub broke_off: Cell<bool>,
-    /// A backend has agreed to another protocol: what the connection becomes once hyper has sent the 101.
+    /// A backend has agreed to another protocol: what the connection becomes once the 101 is sent.
     pub tunnel: RefCell<Option<Tunnel>>,
     /// Informational responses to write before anything else; HTTP/1.1 only.
     interjection: RefCell<Vec<u8>>,
@@ -293,13 +294,12 @@ impl Downstream {
         self.uploads.get() > 0
     }
 
-    /// Lets an informational response in before the final one: hyper's server cannot send it (it answers a service's
-    /// 103 with 500), so it is written through our IO.
+    /// Lets an informational response in before the final one, which the connection's task writes.
     pub fn interject(&self, head: &[u8]) {
         self.interjection.borrow_mut().extend_from_slice(head);
     }
 
-    /// Whether something is to be written before hyper's next bytes.
+    /// Whether something is to be written before anything else.
     #[inline]
     pub fn has_interjection(&self) -> bool {
         !self.interjection.borrow().is_empty()

@@ -193,7 +193,7 @@ where
             self.upload_ended();
         }
         let Some(frame) = frame else {
-            // A reset of the stream may look like an end (hyper's bodies show RST_STREAM(NO_ERROR) so). From a client amid
+            // A reset of the stream may look like an end (RST_STREAM(NO_ERROR)). From a client amid
             // its upload it is none, and must not look like one to the backend.
             let is_cut = self.over_http2 && !self.inner.is_end_stream();
             return Poll::Ready(is_cut.then_some(Err(Fault::ClientGone)));

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use http_body::Body;
 
 use super::body::{Inner, ProxyBody};
 use super::meter::Meter;
 use super::orca;
+use super::request_id::RequestId;
 use super::story::Story;
 use super::{Refusal, Tunnel, affinity, headers};
 use crate::clock;
@@ -19,62 +20,76 @@ use crate::pool::Lease;
 /// Longest `Retry-After` that is believed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
+/// What the client is to get.
+#[derive(Debug)]
+pub struct Answer<B> {
+    /// The status.
+    pub status: StatusCode,
+    /// The fields, but for the one that `request_id` is.
+    pub headers: HeaderMap,
+    /// Whoever sends the head adds it, in the place of any other: text, as which it costs least.
+    pub request_id: RequestId,
+    /// The body.
+    pub body: ProxyBody<B>,
+}
+
 /// An answer of our own.
-pub(super) fn answer<B>(refusal: Refusal, story: Box<Story>) -> Response<ProxyBody<B>>
+pub(super) fn answer<B>(refusal: Refusal, story: Box<Story>) -> Answer<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
     let is_grpc = story.head.version == Version::HTTP_2 && headers::is_grpc(&story.head.headers);
-    let mut response = if is_grpc { refusal.grpc_response() } else { refusal.response(&story.request_id) };
-    headers::finish_response(response.headers_mut(), &story.request_id, false);
+    let response = if is_grpc { refusal.grpc_response() } else { refusal.response(&story.request_id) };
+    let (mut head, body) = response.into_parts();
     if story.head.version == Version::HTTP_2 {
         // There a connection's fate is not told in a field.
-        response.headers_mut().remove(header::CONNECTION);
+        head.headers.remove(header::CONNECTION);
     }
-    response.map(|body| ProxyBody::fixed(body, story))
+    let request_id = story.request_id.clone();
+    Answer { status: head.status, headers: head.headers, request_id, body: ProxyBody::fixed(body, story) }
 }
 
 /// The backend's answer, with lease and story on board.
-pub(super) fn respond<B>(body: Inner<B>, mut story: Box<Story>) -> Response<ProxyBody<B>>
+pub(super) fn respond<B>(body: Inner<B>, mut story: Box<Story>) -> Answer<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
-    let answer = std::mem::take(&mut story.answer);
-    story.status = answer.status.as_u16();
-    let mut response = Response::new(());
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    headers::finish_response(response.headers_mut(), &story.request_id, answer.streamed);
-    if answer.streamed
-        && let (Some(head_at), Some(first_byte)) = (story.head_at, story.first_byte)
-    {
-        let picked = head_at.checked_sub(first_byte).unwrap_or(head_at);
-        let backend = story.lease.as_ref().map(|lease| lease.backend());
-        story.meter = backend.map(|backend| Meter::begin(backend, response.headers(), picked));
+    let status = story.answer.status;
+    let mut headers = std::mem::take(&mut story.answer.headers);
+    story.status = status.as_u16();
+    if story.answer.streamed {
+        headers::forbid_buffering(&mut headers);
+        if let (Some(head_at), Some(first_byte)) = (story.head_at, story.first_byte) {
+            let picked = head_at.checked_sub(first_byte).unwrap_or(head_at);
+            let backend = story.lease.as_ref().map(|lease| lease.backend());
+            story.meter = backend.map(|backend| Meter::begin(backend, &headers, picked));
+        }
     }
     if let (Some(session), Some(lease)) = (&story.session, &story.lease) {
         let settled = session.settle(lease.backend(), story.downstream.secure, affinity::seconds(session.mode()));
-        story.sticky = affinity::settle(settled, response.headers_mut());
+        story.sticky = affinity::settle(settled, &mut headers);
     }
     // The backend has not waited for the whole request: what is left of it can only be read to be thrown away.
     if story.head.version < Version::HTTP_2 && story.downstream.uploads() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    match (answer.status, body) {
+    let request_id = story.request_id.clone();
+    let body = match (status, body) {
         (StatusCode::SWITCHING_PROTOCOLS, Inner::Http1(body)) => {
-            let protocol = answer.upgrade.unwrap_or_else(|| HeaderValue::from_static("websocket"));
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert(header::UPGRADE, protocol);
+            let protocol = story.answer.upgrade.take().unwrap_or_else(|| HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocol);
             let downstream = Rc::clone(&story.downstream);
             if let (Some(backend), Some(lease)) = (body.into_upgraded(), story.lease.take()) {
                 *downstream.tunnel.borrow_mut() = Some(Tunnel::new(backend, lease, story));
             }
-            response.map(|()| ProxyBody::empty())
+            ProxyBody::empty()
         }
-        (_, body) => response.map(|()| ProxyBody::upstream(body, story)),
-    }
+        (_, body) => ProxyBody::upstream(body, story),
+    };
+    Answer { status, headers, request_id, body }
 }
 
 /// Tells the lease what the head says.

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header;
 use http::request::Parts;
-use http::{HeaderValue, Response};
 use http_body::Body;
 use smallvec::SmallVec;
 
 use super::RequestBody;
-use super::body::{Inner, ProxyBody};
+use super::body::Inner;
 use super::forward::Order;
 use super::framing::{self, Framed};
 use super::peek::{self, Peek};
 use super::request_id::RequestId;
-use super::respond::{answer, note_response, respond};
+use super::respond::{Answer, answer, note_response, respond};
 use super::route::{Found, Model};
 use super::story::Story;
 use super::{Downstream, Proxy, Refusal, affinity, forwarded, headers, retry, upgrade};
@@ -39,7 +39,7 @@ impl Proxy {
         downstream: &Rc<Downstream>,
         head: Parts,
         body: B,
-    ) -> impl Future<Output = Response<ProxyBody<B>>> + use<B>
+    ) -> impl Future<Output = Answer<B>> + use<B>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error + 'static,

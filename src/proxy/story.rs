@@ -19,8 +19,8 @@ use super::{Downstream, Proxy, Refusal};
 use crate::backend::{Backend, CodeClass};
 use crate::clock;
 use crate::pool::{Lease, Pool, RetryReason, Session};
-use crate::upstream::http1::Connection;
 use crate::upstream::http1::response::Head;
+use crate::upstream::http1::{Connection, maps};
 
 /// What happened to a request.
 #[derive(Debug)]
@@ -216,6 +216,7 @@ impl Drop for Story {
         if self.proxy.shared.logs_access.load(Relaxed) {
             self.log(&self.proxy.shared.access_log.load(), total);
         }
+        maps::give(std::mem::take(&mut self.head.headers));
         self.downstream.busy.set(self.downstream.busy.get().saturating_sub(1));
         self.downstream.ended.set(self.downstream.ended.get() + 1);
     }

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::tls::{Alpn, Connector};
-use crate::upstream::Stream;
+use crate::upstream::{Stream, Tcp};
 
 /// Bytes of one answer: vLLM's are about 100 KiB, a node exporter's a few hundred.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
@@ -59,9 +59,9 @@ impl Client {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
         let _ = stream.set_nodelay(true);
         let stream = match secure {
-            None => Stream::Plain(stream),
+            None => Stream::Plain(stream.into()),
             Some(connector) => {
-                let shaken = connector.connect(stream, Alpn::Http1).await;
+                let shaken = connector.connect(Tcp::from(stream), Alpn::Http1).await;
                 Stream::Tls(Box::new(shaken.map_err(|error| format!("TLS handshake: {error}"))?.into()))
             }
         };

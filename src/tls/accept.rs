@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
@@ -45,10 +46,13 @@ impl Default for HandshakeGate {
 ///
 /// # Errors
 /// What the client, or rustls, did not agree with. The client has been sent the alert.
-pub async fn accept(server: &Server, stream: TcpStream, gate: &HandshakeGate) -> io::Result<TlsStream<TcpStream>> {
+pub async fn accept<S>(server: &Server, stream: TcpStream, gate: &HandshakeGate) -> io::Result<TlsStream<S>>
+where
+    S: From<TcpStream> + AsyncRead + AsyncWrite + Unpin,
+{
     // A client that says nothing holds no place. (That a fresh socket is said to be readable does not mean that it is.)
     stream.peek(&mut [0; 1]).await?;
-    let mut handshake = server.acceptor().accept(stream);
+    let mut handshake = server.acceptor().accept(S::from(stream));
     loop {
         let turn = gate.0.acquire().await;
         let (step, stirred) = poll_fn(|cx| {
@@ -82,7 +86,7 @@ impl Wake for Stirred {
 }
 
 /// The subject of the certificate that a client has shown and proved.
-pub fn subject(stream: &tokio_rustls::TlsStream<TcpStream>) -> Option<Box<str>> {
+pub fn subject<S>(stream: &tokio_rustls::TlsStream<S>) -> Option<Box<str>> {
     let leaf = stream.get_ref().1.peer_certificates()?.first()?;
     Certificate::parse(leaf).map(|certificate| certificate.subject.into_boxed_str())
 }
@@ -161,7 +165,8 @@ mod tests {
                 clients.push((ClientConnection::new(Arc::clone(&config), name).unwrap(), socket));
                 let (stream, _) = listener.accept().await.unwrap();
                 let (server, gate) = (Rc::clone(&server), Rc::clone(&gate));
-                handshakes.push(tokio::task::spawn_local(async move { accept(&server, stream, &gate).await }));
+                handshakes
+                    .push(tokio::task::spawn_local(async move { accept::<TcpStream>(&server, stream, &gate).await }));
             }
             // All of them are parked at a socket that has said nothing.
             for _ in 0..4 * CLIENTS {

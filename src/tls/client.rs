@@ -12,7 +12,7 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -200,7 +200,10 @@ impl Connector {
     ///
     /// # Errors
     /// What rustls, or the backend, did not agree with.
-    pub async fn connect(&self, stream: TcpStream, alpn: Alpn) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn connect<S>(&self, stream: S, alpn: Alpn) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let connector = TlsConnector::from(Arc::clone(&self.config));
         connector.with_alpn(alpn.protocols()).connect(self.name.clone(), stream).await
     }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::error::Fault;
 use super::stream::Stream;
+use super::tcp::Tcp;
 use crate::clock;
 use crate::tls::{Alpn, Connector};
 
@@ -72,14 +73,14 @@ fn set_up(stream: &TcpStream) {
 
 fn plain(stream: TcpStream) -> io::Result<Stream> {
     set_up(&stream);
-    Ok(Stream::Plain(stream))
+    Ok(Stream::Plain(stream.into()))
 }
 
 async fn encrypted(address: SocketAddr, connector: &Connector, alpn: Alpn) -> io::Result<Stream> {
     let stream = TcpStream::connect(address).await?;
     set_up(&stream);
     let of_tls = |error: io::Error| io::Error::new(error.kind(), format!("TLS handshake: {error}"));
-    let stream = connector.connect(stream, alpn).await.map_err(of_tls)?;
+    let stream = connector.connect(Tcp::from(stream), alpn).await.map_err(of_tls)?;
     Ok(Stream::Tls(Box::new(stream.into())))
 }
 

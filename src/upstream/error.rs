@@ -45,8 +45,8 @@ impl Fault {
         if is_shortage(&error) { Self::Starved(error) } else { Self::Connect(error) }
     }
 
-    /// What the failure of a client's body means. hyper hides the cause: the end of a connection amid a body is an I/O
-    /// error beneath its own, or over HTTP/2 a stream that was reset.
+    /// What the failure of a client's body means: the end of a connection amid a body is an I/O error, over HTTP/2 perhaps
+    /// a stream that was reset.
     pub fn of_client_body(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut cause = Some(error);
         while let Some(this) = cause {
@@ -59,11 +59,6 @@ impl Fault {
                         | io::ErrorKind::BrokenPipe
                         | io::ErrorKind::TimedOut
                 )
-            {
-                return Self::ClientGone;
-            }
-            if let Some(error) = this.downcast_ref::<hyper::Error>()
-                && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
             {
                 return Self::ClientGone;
             }

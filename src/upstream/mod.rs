@@ -11,6 +11,7 @@ pub mod http2;
 mod idle;
 mod open;
 mod stream;
+mod tcp;
 
 pub use connect::{UNSENT, connect, connect_any};
 pub use error::{Fault, UpstreamError, is_shortage};
@@ -18,3 +19,4 @@ pub use frames::{FrameWatch, Violation};
 pub use idle::IdleConnections;
 pub use open::{Counted, count_open, end_all, endings, is_ending};
 pub use stream::Stream;
+pub use tcp::Tcp;

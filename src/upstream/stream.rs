@@ -8,21 +8,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::tcp::Tcp;
+
 /// A connection, to a backend or from a client.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
-    Plain(TcpStream),
+    Plain(Tcp),
     /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tcp>>),
 }
 
 impl Stream {
     /// The socket underneath.
     pub fn socket(&self) -> &TcpStream {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Plain(stream) => stream.socket(),
+            Self::Tls(stream) => stream.get_ref().0.socket(),
         }
     }
 
@@ -43,11 +45,13 @@ impl Stream {
     /// when that changes.
     #[inline]
     pub fn poll_stirs(&self, cx: &mut Context<'_>) -> bool {
-        let held = match self {
-            Self::Plain(_) => false,
-            Self::Tls(stream) => !stream.get_ref().1.wants_read(),
-        };
-        held || self.socket().poll_read_ready(cx).is_ready()
+        match self {
+            Self::Plain(stream) => stream.poll_stirs(cx),
+            Self::Tls(stream) => {
+                let (socket, tls) = stream.get_ref();
+                !tls.wants_read() || socket.poll_stirs(cx)
+            }
+        }
     }
 
     /// Ends a connection that is complete: over TLS the other side is told so (`close_notify`), if its socket takes it

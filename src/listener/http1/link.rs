@@ -11,6 +11,7 @@ use tokio::io::{AsyncWrite, Interest, Ready};
 use tokio_util::io::poll_read_buf;
 
 use super::request::Announced;
+use crate::listener::socket;
 use crate::proxy::Downstream;
 use crate::upstream::Stream;
 use crate::upstream::http1::{ChunkDecoder, Step};
@@ -204,7 +205,9 @@ impl Link {
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        self.written = self.written.wrapping_add(written as u64);
+        let before = self.written;
+        self.written = before.wrapping_add(written as u64);
+        socket::written(self.stream.socket(), before, self.written);
         Poll::Ready(Ok(written))
     }
 

@@ -14,6 +14,8 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 use smallvec::SmallVec;
 
+use crate::upstream::http1::maps;
+
 /// Fields for which there is room without an allocation: nearly all requests.
 const USUAL_FIELDS: usize = 100;
 /// Longest target that [`Uri`] takes.
@@ -92,11 +94,11 @@ struct Field {
 }
 
 /// Parses one head from the front of `buffer`. `None`: more bytes are needed. On success the head is removed from `buffer`,
-/// and its target and values are slices of it, not copies. `most_fields`: how many fields it may have. `spare`: an empty map whose memory is used.
+/// and its target and values are slices of it, not copies. `most_fields`: how many fields it may have.
 ///
 /// # Errors
 /// What is wrong; the connection must not be read any further.
-pub fn parse(buffer: &mut BytesMut, most_fields: usize, spare: &mut HeaderMap) -> Result<Option<Head>, Bad> {
+pub fn parse(buffer: &mut BytesMut, most_fields: usize) -> Result<Option<Head>, Bad> {
     let mut usual = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; USUAL_FIELDS];
     let mut many = Vec::new();
     let room = match usual.get_mut(..most_fields) {
@@ -133,7 +135,7 @@ pub fn parse(buffer: &mut BytesMut, most_fields: usize, spare: &mut HeaderMap) -
     let frozen = buffer.split_to(used).freeze();
 
     let uri = Uri::from_maybe_shared(frozen.slice(target)).map_err(|_| Bad::Malformed)?;
-    let mut headers = std::mem::take(spare);
+    let mut headers = maps::take();
     headers.reserve(fields.len());
     let mut seen = Seen::default();
     for field in &fields {
@@ -266,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn head(text: &str) -> Result<Option<Head>, Bad> {
-        parse(&mut BytesMut::from(text), 100, &mut HeaderMap::new())
+        parse(&mut BytesMut::from(text), 100)
     }
 
     #[test]
@@ -336,15 +338,15 @@ mod tests {
         }
         let ten = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(10));
         for (most, fits) in [(9, false), (10, true), (1000, true)] {
-            assert_eq!(parse(&mut BytesMut::from(ten.as_str()), most, &mut HeaderMap::new()).is_ok(), fits);
+            assert_eq!(parse(&mut BytesMut::from(ten.as_str()), most).is_ok(), fits);
         }
-        assert!(parse(&mut BytesMut::from(many.as_str()), 101, &mut HeaderMap::new()).unwrap().is_some());
+        assert!(parse(&mut BytesMut::from(many.as_str()), 101).unwrap().is_some());
     }
 
     #[test]
     fn what_follows_a_head_stays() {
         let mut buffer = BytesMut::from("POST /a?b HTTP/1.1\r\nHost: h\r\nx-Y: 1\r\nX-y: 2\r\n\r\nbody");
-        let head = parse(&mut buffer, 100, &mut HeaderMap::new()).unwrap().unwrap();
+        let head = parse(&mut buffer, 100).unwrap().unwrap();
         assert_eq!(buffer, "body");
         assert_eq!((head.parts.method.as_str(), head.parts.uri.to_string().as_str()), ("POST", "/a?b"));
         let fields: Vec<_> = head.parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
@@ -376,7 +378,7 @@ mod tests {
             let bytes = text.concat().into_bytes();
             let verdict = |bytes: &[u8]| {
                 let mut buffer = BytesMut::from(bytes);
-                let parsed = parse(&mut buffer, 100, &mut HeaderMap::new());
+                let parsed = parse(&mut buffer, 100);
                 parsed.map(|head| head.map(|head| (head.body, head.parts.headers, bytes.len() - buffer.len())))
             };
             let whole = verdict(&bytes);

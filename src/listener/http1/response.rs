@@ -4,6 +4,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{StatusCode, Version};
 
 use crate::listener::date;
+use crate::proxy::request_id::X_REQUEST_ID;
 use crate::upstream::http1::request::{write_decimal, write_field};
 
 /// Said where a status has no name: an empty phrase is allowed, but some clients do not expect it.
@@ -35,11 +36,13 @@ pub enum Coding {
     UntilClose,
 }
 
-/// Writes a head to `out`. `length`: of the body, where it is known. Gives the framing of the body, and whether the
+/// Writes a head to `out`. `request_id`: told in the place of any other; none where it is empty. `length`: of the body, where
+/// it is known. Gives the framing of the body, and whether the
 /// connection stays open behind it.
 pub fn write(
     status: StatusCode,
     headers: &HeaderMap,
+    request_id: &[u8],
     length: Option<u64>,
     asked: &Asked,
     out: &mut Vec<u8>,
@@ -83,9 +86,13 @@ pub fn write(
                 stays &= !value.as_bytes().eq_ignore_ascii_case(b"close");
             }
             header::DATE => is_dated = true,
+            _ if *name == X_REQUEST_ID => continue,
             _ => {}
         }
         write_field(out, name.as_str(), value.as_bytes());
+    }
+    if !request_id.is_empty() {
+        write_field(out, X_REQUEST_ID.as_str(), request_id);
     }
     if !is_connection_told && stays != is_http11 {
         out.extend_from_slice(if stays { b"connection: keep-alive\r\n" } else { b"connection: close\r\n" });
@@ -134,7 +141,7 @@ mod tests {
         let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
         let mut out = Vec::new();
         let status = StatusCode::from_u16(status).unwrap();
-        let (coding, stays) = write(status, &fields.collect(), length, &asked, &mut out);
+        let (coding, stays) = write(status, &fields.collect(), b"", length, &asked, &mut out);
         let text = String::from_utf8(out).unwrap();
         let dated = text.split("\r\n").filter(|line| line.starts_with("date: ")).count();
         assert_eq!(dated, 1, "{text}");
@@ -193,11 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_kept() {
+    fn a_date_is_kept_and_an_identifier_is_not() {
         let mut out = Vec::new();
-        let headers = [(header::DATE, HeaderValue::from_static("then"))].into_iter().collect();
-        write(StatusCode::OK, &headers, Some(0), &ASKED, &mut out);
-        assert_eq!(out, b"HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 0\r\n\r\n");
+        let fields = [(header::DATE, "then"), (X_REQUEST_ID.clone(), "theirs")];
+        let headers = fields.map(|(name, value)| (name, HeaderValue::from_static(value))).into_iter().collect();
+        write(StatusCode::OK, &headers, b"ours", Some(0), &ASKED, &mut out);
+        assert_eq!(out, b"HTTP/1.1 200 OK\r\ndate: then\r\nx-request-id: ours\r\ncontent-length: 0\r\n\r\n");
     }
 
     proptest! {
@@ -216,14 +224,17 @@ mod tests {
                 headers.append(*name, HeaderValue::from_static("7"));
             }
             let mut out = Vec::new();
-            let (coding, stays) = write(StatusCode::from_u16(status).unwrap(), &headers, length, &asked, &mut out);
+            let (coding, stays) = write(StatusCode::from_u16(status).unwrap(), &headers, b"id", length, &asked, &mut out);
             let mut fields = [httparse::EMPTY_HEADER; 20];
             let mut parsed = httparse::Response::new(&mut fields);
             prop_assert_eq!(parsed.parse(&out), Ok(httparse::Status::Complete(out.len())));
             let all = |name: &str| parsed.headers.iter().filter(|field| field.name == name).map(|field| field.value).collect::<Vec<_>>();
             let (lengths, codings) = (all("content-length"), all("transfer-encoding"));
             match &coding {
-                Coding::Length(length) => prop_assert_eq!((lengths, codings), (vec![length.to_string().as_bytes()], vec![])),
+                Coding::Length(length) => {
+                    let length = length.to_string();
+                    prop_assert_eq!((lengths, codings), (vec![length.as_bytes()], vec![]));
+                }
                 Coding::Chunked(_) => prop_assert_eq!((lengths, codings), (vec![], vec![b"chunked".as_slice()])),
                 Coding::UntilClose => prop_assert_eq!((lengths.len(), codings.len(), stays), (0, 0, false)),
                 Coding::Nothing => prop_assert!(codings.is_empty()),

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::listener::socket;
 use crate::upstream::{FrameWatch, Stream};
 
 /// Vectored writes up to this size are copied together: one plain send costs 2.4 % less CPU per request
@@ -87,7 +88,9 @@ impl Io {
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
-            self.activity.written.set(self.activity.written.get().wrapping_add(*bytes as u64));
+            let before = self.activity.written();
+            self.activity.written.set(before.wrapping_add(*bytes as u64));
+            socket::written(self.stream.socket(), before, self.activity.written());
         }
         self.activity.blocked.set(written.is_pending());
         written

@@ -18,7 +18,8 @@ use http_body::{Body, Frame};
 use super::io::Activity;
 use crate::clock::Deadline;
 use crate::listener::date;
-use crate::proxy::{Downstream, Proxy, ProxyBody};
+use crate::proxy::request_id::X_REQUEST_ID;
+use crate::proxy::{Answer, Downstream, Proxy, ProxyBody};
 
 /// Bytes that a connection must have written for its waiting streams to count as moving: answers to pings are less.
 const LEAST_MOVED: u64 = 1024;
@@ -47,26 +48,30 @@ async fn serve(
     activity: Rc<Activity>,
 ) {
     let wants_body = request.method() != Method::HEAD;
-    let response = {
+    let answer = {
         let (head, body) = request.into_parts();
         let mut answer = pin!(proxy.handle(&downstream, head, ClientBody(body)));
         poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
             // A client that resets the stream waits no longer: what is done for it ends with this future.
             Poll::Pending => respond.poll_reset(cx).map(|_| None),
         })
         .await
     };
-    let Some(response) = response else { return };
-    let (mut head, body) = response.into_parts();
-    head.headers.entry(DATE).or_insert_with(|| date::with(HeaderValue::clone));
+    let Some(answer) = answer else { return };
+    let Answer { status, mut headers, request_id, body } = answer;
+    headers.insert(X_REQUEST_ID.clone(), request_id.to_value());
+    headers.entry(DATE).or_insert_with(|| date::with(HeaderValue::clone));
     let is_empty = body.is_end_stream();
     if !is_empty && let Some(length) = body.size_hint().exact() {
-        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+        headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
     let is_whole = is_empty || (!wants_body && body.is_own());
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
     // Fails when the client has reset the stream.
-    let Ok(stream) = respond.send_response(Response::from_parts(head, ()), is_whole) else { return };
+    let Ok(stream) = respond.send_response(response, is_whole) else { return };
     if is_whole {
         return;
     }

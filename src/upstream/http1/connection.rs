@@ -85,7 +85,7 @@ impl Connection {
         match &mut self.stream {
             // Asks what the event loop has told, and wakes nobody: a fifth of a poll's instructions.
             Stream::Plain(socket) => {
-                matches!(socket.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+                matches!(socket.socket().try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
             Stream::Tls(stream) => {
                 let mut cx = Context::from_waker(Waker::noop());

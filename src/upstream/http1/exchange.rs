@@ -96,6 +96,9 @@ pub struct Exchange<B> {
     pub(super) read_on: bool,
     /// The largest read of a body.
     pub(super) most_read: usize,
+    /// The largest next one: what is read waits in memory when the client does not take it, and who has taken nothing yet
+    /// may be one of a thousand that never will.
+    pub(super) next_read: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +158,7 @@ where
             keep_alive: false,
             read_on: false,
             most_read: BULK_READ,
+            next_read: 2 * FIRST_READ,
         }
     }
 
@@ -346,7 +350,7 @@ mod tests {
             socket2::SockRef::from(&stream).shutdown(std::net::Shutdown::Write).unwrap();
             // What it says was said to nobody, and is no answer.
             tokio::io::AsyncWriteExt::write_all(&mut peer, b"HTTP/1.1 408 Late\r\n\r\n").await.unwrap();
-            let mut connection = Connection::new(Stream::Plain(stream), &Arc::default());
+            let mut connection = Connection::new(Stream::Plain(stream.into()), &Arc::default());
             connection.head_buffer().extend_from_slice(b"POST / HTTP/1.1\r\n\r\n");
             let body = Bytes::from(vec![b'x'; length]);
             let timeouts = ExchangeTimeouts {

@@ -8,6 +8,7 @@ mod buffers;
 pub mod chunked;
 mod connection;
 mod exchange;
+pub mod maps;
 pub mod request;
 pub mod response;
 mod response_body;

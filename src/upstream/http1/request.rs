@@ -4,7 +4,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Connection-specific fields, never forwarded in either direction (RFC 9110 section 7.6.1). `Trailer` is none of them:
-/// it announces fields from end to end, and hyper's server sends to an HTTP/1.1 client only trailers it names.
+/// it announces fields from end to end, and only trailers it names are sent to an HTTP/1.1 client.
 #[inline]
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     // `Keep-Alive` and `Proxy-Connection` have no constants in `http`.

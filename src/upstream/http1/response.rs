@@ -8,6 +8,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
+use super::maps;
+
 /// Bytes of response head tolerated (reliability.md §1).
 pub const MOST_HEAD_BYTES: usize = 64 * 1024;
 /// Fields of a response head tolerated (reliability.md §1).
@@ -142,7 +144,9 @@ fn parse_with<const FIELDS: usize>(
         kept.push(Kept { known, name: at(field.name.as_bytes()), value: at(field.value) });
     }
     let frozen = buffer.split_to(used).freeze();
-    let mut headers = HeaderMap::with_capacity(kept.len() + 4);
+    // What is ours may join them.
+    let mut headers = maps::take();
+    headers.reserve(kept.len() + 4);
     for field in &kept {
         let name = match field.known {
             Some(name) => name.clone(),
@@ -155,7 +159,7 @@ fn parse_with<const FIELDS: usize>(
         headers.append(name, value.map_err(|_| "invalid header value")?);
     }
     let framing = framing(&seen, status, version, method)?;
-    // A body's own length is written by hyper from its size; where there is no body the field is information.
+    // A body's own length is written from its size; where there is no body the field is information.
     if let (Framing::Empty, Some(length)) = (framing, seen.length)
         && !seen.chunked
         && (*method == Method::HEAD || status == StatusCode::NOT_MODIFIED)
@@ -229,7 +233,7 @@ fn framing_field(name: &[u8], value: &[u8], seen: &mut Seen) -> Result<Field, &'
             seen.streamed = is_event_stream(value);
             Ok(Field::Known(&CONTENT_TYPE))
         }
-        // `Trailer` passes: it announces end-to-end fields, and hyper sends trailers only when it is there.
+        // `Trailer` passes: it announces end-to-end fields, and trailers are sent only when it is there.
         10 if is!(b"keep-alive", b"Keep-Alive") => Ok(Field::Ours),
         2 if is!(b"te", b"TE") => Ok(Field::Ours),
         16 if is!(b"proxy-connection", b"Proxy-Connection") => Ok(Field::Ours),

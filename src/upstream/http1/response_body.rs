@@ -20,7 +20,7 @@ const BODY_READ: usize = 8 * 1024;
 /// The body of a response, read from the backend as it is polled.
 #[derive(Debug)]
 pub struct ResponseBody<B> {
-    /// Boxed: it is large, and a response body is moved many times on its way into hyper.
+    /// Boxed: it is large, and a response body is moved many times on its way to the client.
     exchange: Option<Box<Exchange<B>>>,
 }
 
@@ -121,7 +121,7 @@ where
                 Ok(None) => {}
                 Err(what) => return Poll::Ready(Some(Err(Fault::Protocol(what)))),
             }
-            let want = exchange.decoder.read_size().min(exchange.most_read);
+            let want = exchange.decoder.read_size().min(exchange.next_read).min(exchange.most_read);
             exchange.read_on = true;
             match exchange.connection.poll_fill(cx, want) {
                 Poll::Ready(Ok(0)) => {
@@ -131,7 +131,7 @@ where
                     }
                     return Poll::Ready(Some(Err(Fault::Closed)));
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => exchange.next_read = exchange.most_read.min(2 * exchange.next_read),
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(Fault::Io(error)))),
                 Poll::Pending => {
                     exchange.arm(Wait::Body);

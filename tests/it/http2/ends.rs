@@ -112,7 +112,7 @@ async fn a_lost_connection_cancels_all_its_streams() {
 /// A client that leaves amid its upload: the backend never sees a whole request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_cut_upload_never_looks_whole() {
-    // hyper takes NO_ERROR for an end; from a client amid its upload it is none.
+    // NO_ERROR may be taken for an end; from a client amid its upload it is none.
     let reasons = [h2::Reason::CANCEL, h2::Reason::NO_ERROR];
     for (side, reason) in [Side::One, Side::Two].into_iter().flat_map(|side| reasons.map(|reason| (side, reason))) {
         let ended = Gate::new();
