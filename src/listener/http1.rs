@@ -310,3 +310,34 @@ fn say(stream: &mut Stream, what: &[u8], last: bool) {
 fn reset(stream: &Stream) {
     let _ = SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// However a head drips in: once it is whole it is parsed.
+        #[test]
+        fn no_whole_head_is_overlooked(
+            fields in proptest::collection::vec("[a-z]{1,5}: [a-z]{0,5}", 0..4),
+            ends in proptest::collection::vec(prop_oneof![Just("\r\n"), Just("\n")], 6),
+            before in any::<proptest::sample::Index>(),
+        ) {
+            let lines = ["GET / HTTP/1.1"].into_iter().chain(fields.iter().map(String::as_str)).chain([""]);
+            let head: String = lines.zip(&ends).flat_map(|(line, end)| [line, *end]).collect();
+            let is_whole = |text: &str| matches!(request::parse(&mut BytesMut::from(text), 100), Ok(Some(_)));
+            prop_assert!(is_whole(&head) && !is_whole(&head[..head.len() - 1]));
+            prop_assert!(may_be_whole(head.as_bytes(), before.index(head.len())));
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_head_is_not_parsed_again_for_each_byte() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: abcdef\r\n";
+        let parsed = (2..=head.len()).filter(|end| may_be_whole(&head[..*end], end - 1)).count();
+        assert_eq!(parsed, 0);
+    }
+}

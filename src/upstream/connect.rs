@@ -102,4 +102,23 @@ mod tests {
         assert!(matches!(connect_any(&[refusing, refusing], timeout, None).await, Err(Fault::Connect(_))));
         assert!(matches!(connect_any(&[], timeout, None).await, Err(Fault::Unresolved)));
     }
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_kernel_holds_little_for_a_backend_that_takes_nothing() {
+        use socket2::{Domain, Socket, Type};
+
+        let listening = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listening.set_recv_buffer_size(4096).unwrap();
+        listening.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listening.listen(1).unwrap();
+        let address = listening.local_addr().unwrap().as_socket().unwrap();
+        let stream = connect(address, Duration::from_secs(30), None).await.unwrap();
+        let (_taking, _) = listening.accept().unwrap();
+        let mut taken = 0;
+        while let Ok(bytes) = stream.socket().try_write(&[b'x'; 16 << 10]) {
+            taken += bytes;
+            assert!(taken <= UNSENT as usize + (96 << 10), "{taken} bytes");
+        }
+        assert!(taken >= UNSENT as usize, "{taken} bytes");
+    }
 }

@@ -265,7 +265,7 @@ mod tests {
     fn bad_bodies() {
         let long_extension = [b"1;".as_slice(), &[b'x'; MOST_EXTENSION_BYTES + 1], b"\r\n"].concat();
         let long_trailer = [b"0\r\na: ".as_slice(), &[b'x'; MOST_TRAILER_BYTES], b"\r\n\r\n"].concat();
-        let cases: [&[u8]; 16] = [
+        let cases: [&[u8]; 19] = [
             b"\r\n",
             b" 5\r\nhello\r\n",
             b"+5\r\nhello\r\n",
@@ -280,6 +280,9 @@ mod tests {
             b"10000000000000000\r\n",
             b"5_0\r\n",
             b"0\r\nno colon\r\n\r\n",
+            b"0\r\n\n",
+            b"0\r\na: b\n\r\n",
+            b"0\r\na: b\r\n\n",
             &long_extension,
             &long_trailer,
         ];
