@@ -185,7 +185,9 @@ impl Session<'_> {
             return Poll::Ready(Ok(answer));
         }
         let link = &mut *self.link.borrow_mut();
-        if self.downstream.has_interjection() && link.poll_interjection(cx, self.downstream)?.is_pending() {
+        // Or TLS holds some of one back.
+        let waits = self.downstream.has_interjection() || link.is_blocked;
+        if waits && link.poll_interjection(cx, self.downstream)?.is_pending() {
             return self.watch.poll_busy(cx, link).map(|passed| Err(left(passed)));
         }
         link.check_departure(cx, self.downstream)?;
@@ -198,6 +200,7 @@ impl Session<'_> {
         let mut link = self.link.borrow_mut();
         // Of a body that nobody wants what has come is thrown away; the rest would be read as the next request.
         let is_over = link.is_whole() || (self.downstream.unread.get() && link.drain());
+        link.answered();
         asked.keep_alive &= is_over && !self.entry.draining.get() && !self.entry.outdated.get();
         let mut outbox = Outbox::default();
         let flat = outbox.flat();

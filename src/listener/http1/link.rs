@@ -108,6 +108,11 @@ impl Link {
         number == self.number && self.is_whole()
     }
 
+    /// The head of the final response is on its way: nothing may be said before it any more.
+    pub(super) fn answered(&mut self) {
+        self.unasked = false;
+    }
+
     /// What the client is to hear before it sends its body, once that is asked for; then no more.
     fn ask(&mut self, downstream: &Downstream) {
         if std::mem::take(&mut self.unasked) {
