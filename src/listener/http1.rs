@@ -18,10 +18,10 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method};
 use http_body::Body;
 use socket2::SockRef;
@@ -75,8 +75,8 @@ pub(super) async fn serve(
         Session { link: Rc::clone(&link), downstream, entry, watch: Watch::new(entry, downstream), looked_at: 0 };
     let left = session.run(proxy).await;
     drop(session);
-    // Whoever still holds it reads nothing any more.
-    let link = Rc::into_inner(link)?.into_inner();
+    let mut link = Rc::into_inner(link)?.into_inner();
+    link.leave();
     end(link, left, downstream, proxy, entry).await
 }
 
@@ -117,6 +117,9 @@ impl Session<'_> {
             };
             let (mut sending, stays) = self.begin(answer, asked);
             if let Err(left) = poll_fn(|cx| self.poll_send(cx, &mut sending)).await {
+                if sending.is_open_ended() {
+                    self.downstream.broke_off.set(true);
+                }
                 return left;
             }
             drop(sending);
@@ -124,7 +127,10 @@ impl Session<'_> {
                 return Left::Tunnel;
             }
             if !stays {
-                let is_unread = self.downstream.unread.get() || !self.link.borrow().read.is_empty();
+                let link = self.link.borrow();
+                // A close with bytes unread is a reset, which may cost the client what it has not yet taken.
+                let stirs = || link.stream.poll_stirs(&mut Context::from_waker(Waker::noop()));
+                let is_unread = self.downstream.unread.get() || !link.read.is_empty() || stirs();
                 return if is_unread { Left::Unread } else { Left::Complete };
             }
             // What was left of the request's body has come, and is thrown away.
@@ -139,6 +145,15 @@ impl Session<'_> {
         }
         let link = &mut *self.link.borrow_mut();
         loop {
+            // Empty lines before a request are none (RFC 9112 section 2.2).
+            while let Some(b'\r' | b'\n') = link.read.first() {
+                let end = if link.read.starts_with(b"\r\n") { 2 } else { usize::from(link.read.starts_with(b"\n")) };
+                if end == 0 {
+                    break;
+                }
+                link.read.advance(end);
+                self.looked_at = 0;
+            }
             if link.read.len() > self.looked_at {
                 if may_be_whole(&link.read, self.looked_at) {
                     let listener = &self.downstream.listener;
@@ -166,12 +181,14 @@ impl Session<'_> {
                 Poll::Pending => break,
             }
         }
-        let phase = if link.read.is_empty() { Phase::Idle } else { Phase::Head };
         // The rest of a head is waited for as ever. Whether the next request has arrived meanwhile is told where connections
         // rest.
-        if self.entry.draining.get() && phase == Phase::Idle {
+        if self.entry.draining.get() && link.read.is_empty() {
             return Poll::Ready(Err(Left::Parked));
         }
+        // Who has asked for nothing yet has as long as for the first head, whatever else comes.
+        let rests = link.read.is_empty() && self.downstream.ended.get() > 0;
+        let phase = if rests { Phase::Idle } else { Phase::Head };
         self.watch.poll(cx, phase, link).map(|passed| Err(left(passed)))
     }
 
@@ -290,7 +307,7 @@ async fn end(
             proxy.shared.cut(Cut::SlowReader);
             reset(&link.stream);
         }
-        Left::Lost if downstream.broke_off.get() => reset(&link.stream),
+        Left::Lost | Left::Expired(Phase::Busy | Phase::Parting) if downstream.broke_off.get() => reset(&link.stream),
         Left::Lost | Left::Expired(Phase::Busy | Phase::Parting) => {}
     }
     None
@@ -298,7 +315,7 @@ async fn end(
 
 /// Tells a client something, if its socket takes it at once; a fresh one does. `last`: nothing follows.
 fn say(stream: &mut Stream, what: &[u8], last: bool) {
-    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let mut cx = Context::from_waker(Waker::noop());
     let mut stream = Pin::new(stream);
     if !what.is_empty() {
         let _ = stream.as_mut().poll_write(&mut cx, what);

@@ -76,6 +76,17 @@ where
         matches!(self.inner, Inner::Fixed(_))
     }
 
+    /// Sends on what it can of the request while the client takes nothing of the response: it may read on only when its
+    /// request is sent. A fault is told by the next frame.
+    pub fn pump(&mut self, cx: &mut Context<'_>) {
+        if self.breaking.is_none()
+            && let Inner::Http1(body) = &mut self.inner
+            && let Err(fault) = body.pump(cx)
+        {
+            let _ = self.broken(fault, cx);
+        }
+    }
+
     fn is_done(&self) -> bool {
         match &self.inner {
             Inner::Fixed(body) => body.is_empty(),

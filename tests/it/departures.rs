@@ -1,6 +1,7 @@
 //! A client that leaves cancels the work of its backend at once, wherever its request is; a backend that leaves is told
 //! to its client; in either case nothing stays in flight and no other client ever notices.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use crate::support::*;
@@ -175,6 +176,45 @@ fn a_client_that_half_closes_gets_what_flows() {
         let answer = client.response();
         answer.whole && answer.text() == "piece".repeat(30)
     });
+}
+
+/// Cut off for taking nothing, it must see that: to a client of HTTP/1.0 a polite close is the end of a body.
+#[test]
+fn what_breaks_off_for_a_half_closed_client_does_not_look_whole() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let backend = TestBackend::new(move |turn| {
+        turn.send("HTTP/1.0 200 OK\r\n\r\nhello");
+        held.pass();
+        turn.close();
+    });
+    let proxy = Setup::new(&[&backend]).start();
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    client.half_close();
+    client.read_until("hello");
+    client.assert_reset();
+    gate.open();
+}
+
+/// A client that sends all of its request before it reads is not waited for by a backend that answers meanwhile.
+#[test]
+fn an_upload_goes_on_while_the_client_takes_nothing_of_the_response() {
+    const SIZE: usize = 24 << 20;
+    let backend = TestBackend::new(|turn| {
+        turn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
+        // Of its response it sends as much as is taken while it reads: a third hand.
+        let mut answering = turn.socket();
+        let answer = std::thread::spawn(move || answering.write_all(&vec![b'y'; SIZE]).is_ok());
+        assert!(turn.read_body(), "the upload ends");
+        assert!(answer.join().unwrap(), "the answer is taken");
+    });
+    let proxy = Setup::new(&[&backend]).start();
+    let mut client = proxy.client();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"));
+    client.send(vec![b'x'; SIZE]);
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.text().len(), answer.whole), (200, SIZE, true));
 }
 
 /// A client that leaves while its request waits frees its place in the queue.

@@ -209,6 +209,29 @@ fn an_idle_connection_is_closed_in_time() {
     }
 }
 
+/// An empty line behind a body is none (RFC 9112 section 2.2): neither the head of a request that never comes, nor what keeps
+/// a connection from resting.
+#[test]
+fn an_empty_line_behind_a_body_is_nothing() {
+    let backend = TestBackend::saying("ok");
+    let proxy = Setup::new(&[&backend])
+        .listener(|listener| {
+            listener.header_timeout = Duration::from_millis(200);
+            listener.idle_timeout = Duration::from_millis(1500);
+        })
+        .start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\n");
+    assert_eq!(client.response().status(), 200);
+    client.assert_closed();
+    proxy.comes_to("evenkeel_connections_cut_total", &[("reason", "slow_head")], 0.0);
+    let mut client = proxy.client();
+    client.send(
+        "\r\nPOST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\n\r\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    );
+    assert_eq!((client.response().status(), client.response().status()), (200, 200));
+}
+
 /// A connection that has rested for long (and was taken out of its buffers) serves on.
 #[test]
 fn a_rested_connection_serves_on() {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,7 +18,8 @@ pub(super) struct ClientBody(Option<Source>);
 
 #[derive(Debug)]
 struct Source {
-    link: Rc<RefCell<Link>>,
+    /// Not held: a body may be lent to a task that outlives the connection.
+    link: Weak<RefCell<Link>>,
     downstream: Rc<Downstream>,
     /// Which request of the connection it belongs to.
     number: u64,
@@ -32,7 +33,7 @@ impl ClientBody {
 
     /// The body of the request `number`.
     pub(super) fn of(link: &Rc<RefCell<Link>>, downstream: &Rc<Downstream>, number: u64) -> Self {
-        Self(Some(Source { link: Rc::clone(link), downstream: Rc::clone(downstream), number }))
+        Self(Some(Source { link: Rc::downgrade(link), downstream: Rc::clone(downstream), number }))
     }
 }
 
@@ -42,12 +43,16 @@ impl Body for ClientBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &self.0 {
-            Some(source) => source.link.borrow_mut().poll_body(cx, source.number, &source.downstream),
+            Some(source) => match source.link.upgrade() {
+                Some(link) => link.borrow_mut().poll_body(cx, source.number, &source.downstream),
+                None => Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into()))),
+            },
             None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|source| source.link.borrow().is_end(source.number))
+        let is_end = |source: &Source| source.link.upgrade().is_some_and(|link| link.borrow().is_end(source.number));
+        self.0.as_ref().is_none_or(is_end)
     }
 }

@@ -50,6 +50,8 @@ pub(super) struct Link {
     incoming: Incoming,
     /// The client waits to be asked for its body.
     unasked: bool,
+    /// Who waits for more of it, perhaps another task than the connection's.
+    reader: Option<Waker>,
     /// Which request is being served: a body that outlives its own reads nothing.
     number: u64,
     /// Bytes that the client's socket took.
@@ -70,6 +72,7 @@ impl Link {
             read,
             incoming: Incoming::Whole,
             unasked: false,
+            reader: None,
             number: 0,
             written: 0,
             is_blocked: false,
@@ -98,6 +101,13 @@ impl Link {
         self.number
     }
 
+    /// No further request is served. Whoever still waits for a piece of a body hears that none will come.
+    pub(super) fn leave(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
     /// Whether the present request's body was read to its end.
     pub(super) fn is_whole(&self) -> bool {
         matches!(self.incoming, Incoming::Whole)
@@ -114,9 +124,12 @@ impl Link {
     }
 
     /// What the client is to hear before it sends its body, once that is asked for; then no more.
-    fn ask(&mut self, downstream: &Downstream) {
+    fn ask(&mut self, cx: &mut Context<'_>, downstream: &Downstream) {
         if std::mem::take(&mut self.unasked) {
             downstream.interject(CONTINUE);
+            // At once: the body may be read by another task than the connection's, which nothing wakes now. What the socket
+            // does not take, or an error, that one sees when it looks next.
+            let _ = self.poll_interjection(cx, downstream);
         }
     }
 
@@ -130,21 +143,26 @@ impl Link {
         if number != self.number {
             return Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())));
         }
-        self.ask(downstream);
+        self.ask(cx, downstream);
         loop {
             match self.take_piece() {
                 Ok(Taken::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(Taken::End) => return Poll::Ready(None),
                 Ok(Taken::Nothing(more)) => {
                     let room = usize::try_from(more).unwrap_or(MOST_BODY_READ).clamp(LEAST_BODY_READ, MOST_BODY_READ);
-                    let filled = match ready!(self.poll_fill(cx, room)) {
-                        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                        filled => filled,
+                    let error = match self.poll_fill(cx, room) {
+                        Poll::Ready(Ok(0)) => io::ErrorKind::UnexpectedEof.into(),
+                        Poll::Ready(Ok(_)) => continue,
+                        Poll::Ready(Err(error)) => error,
+                        Poll::Pending => {
+                            if !self.reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                                self.reader = Some(cx.waker().clone());
+                            }
+                            return Poll::Pending;
+                        }
                     };
-                    if let Err(error) = filled {
-                        self.incoming = Incoming::Broken;
-                        return Poll::Ready(Some(Err(error)));
-                    }
+                    self.incoming = Incoming::Broken;
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Err(what) => {
                     self.incoming = Incoming::Broken;

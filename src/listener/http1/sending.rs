@@ -46,7 +46,8 @@ impl Outbox {
     }
 
     fn is_full(&self) -> bool {
-        !self.piece.is_empty() || self.flat.len() >= FLAT_LIMIT
+        // The end of a chunk may be left over when its piece is gone.
+        !self.piece.is_empty() || !self.tail.is_empty() || self.flat.len() >= FLAT_LIMIT
     }
 
     fn is_empty(&self) -> bool {
@@ -87,17 +88,20 @@ impl Outbox {
     /// Writes what there is, until the socket has it.
     fn poll(&mut self, cx: &mut Context<'_>, link: &mut Link) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            let flat = self.flat.get(self.sent..).unwrap_or_default();
-            let sent = if self.piece.is_empty() && self.tail.is_empty() {
+            let [flat, piece, tail] = self.parts();
+            let sent = if piece.is_empty() && tail.is_empty() {
                 link.poll_write(cx, &[IoSlice::new(flat)])
             } else {
-                link.poll_write(cx, &[IoSlice::new(flat), IoSlice::new(&self.piece), IoSlice::new(self.tail)])
+                link.poll_write(cx, &[IoSlice::new(flat), IoSlice::new(piece), IoSlice::new(tail)])
             };
             self.advance(ready!(sent)?);
         }
-        self.flat.clear();
-        self.sent = 0;
         link.poll_flush(cx)
+    }
+
+    /// What is left, in its order.
+    fn parts(&self) -> [&[u8]; 3] {
+        [self.flat.get(self.sent..).unwrap_or_default(), &self.piece, self.tail]
     }
 
     fn advance(&mut self, sent: usize) {
@@ -109,6 +113,10 @@ impl Outbox {
             self.piece = Bytes::new();
         }
         self.tail = self.tail.get(sent - flat - piece..).unwrap_or_default();
+        if self.is_empty() {
+            self.flat.clear();
+            self.sent = 0;
+        }
     }
 }
 
@@ -179,7 +187,12 @@ impl Sending {
                     Poll::Ready(Some(Ok(frame))) => self.take(frame),
                 }
             }
-            ready!(self.outbox.poll(cx, &mut link.borrow_mut()))?;
+            let written = self.outbox.poll(cx, &mut link.borrow_mut());
+            if written.is_pending() {
+                // A client may want to be rid of its request before it reads on.
+                self.body.pump(cx);
+            }
+            ready!(written)?;
             match self.state {
                 State::Ended => return Poll::Ready(Ok(())),
                 State::Broken => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -190,6 +203,11 @@ impl Sending {
                 State::Open => {}
             }
         }
+    }
+
+    /// Whether the end of the connection is the end of the body, so that no other end may look polite.
+    pub(super) fn is_open_ended(&self) -> bool {
+        self.coding == Coding::UntilClose
     }
 
     fn take(&mut self, frame: Frame<Bytes>) {
@@ -222,6 +240,66 @@ impl Sending {
         if let Coding::Chunked(announced) = &self.coding {
             let passing = trailers.filter(|_| !announced.is_empty());
             self.outbox.end_chunks(passing.map(|trailers| (trailers, announced.as_slice())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Lets the socket take so many bytes.
+    fn take(outbox: &mut Outbox, bytes: usize, wire: &mut Vec<u8>) {
+        let all = outbox.parts().concat();
+        let bytes = bytes.min(all.len());
+        wire.extend_from_slice(&all[..bytes]);
+        outbox.advance(bytes);
+    }
+
+    proptest! {
+        /// Whatever the pieces, and wherever the socket stops: every byte leaves once, in its order.
+        #[test]
+        fn chunks_leave_whole_wherever_the_socket_stops(
+            pieces in proptest::collection::vec((prop_oneof![1..100usize, 4000..4200usize, 1..20_000usize], any::<bool>()), 0..8),
+            stops in proptest::collection::vec(prop_oneof![0..4usize, 1..30_000usize], 1..8),
+            (end_with_last, short_of_the_end) in (any::<bool>(), any::<bool>()),
+        ) {
+            let (mut outbox, mut wire, mut expected) = (Outbox::default(), Vec::new(), Vec::new());
+            let mut stops = stops.into_iter().cycle();
+            let mut ended = false;
+            for (at, (length, is_waited_for)) in pieces.iter().enumerate() {
+                // As `Sending` does: nothing is added to what is full.
+                while outbox.is_full() {
+                    let left = outbox.parts().concat().len();
+                    let stop = stops.next().unwrap();
+                    let bytes = if short_of_the_end && left > 2 { left - 1 - stop % 2 } else { 1 + stop };
+                    take(&mut outbox, bytes, &mut wire);
+                }
+                let data = vec![b'a' + at as u8; *length];
+                expected.extend_from_slice(format!("{length:x}\r\n").as_bytes());
+                expected.extend_from_slice(&data);
+                expected.extend_from_slice(b"\r\n");
+                outbox.push(data.into(), true);
+                if end_with_last && at + 1 == pieces.len() {
+                    outbox.end_chunks(None);
+                    ended = true;
+                } else if *is_waited_for {
+                    take(&mut outbox, stops.next().unwrap(), &mut wire);
+                }
+            }
+            while !ended && outbox.is_full() {
+                take(&mut outbox, 1, &mut wire);
+            }
+            if !ended {
+                outbox.end_chunks(None);
+            }
+            while !outbox.is_empty() {
+                take(&mut outbox, 1 + stops.next().unwrap(), &mut wire);
+            }
+            expected.extend_from_slice(b"0\r\n\r\n");
+            prop_assert_eq!(wire, expected);
         }
     }
 }

@@ -44,8 +44,8 @@ impl<'a> Watch<'a> {
     /// As [`poll`](Self::poll), while a request is served.
     pub(super) fn poll_busy(&mut self, cx: &Context<'_>, link: &Link) -> Poll<Passed> {
         let phase = match () {
-            () if link.is_parting => Phase::Parting,
             () if link.is_blocked => Phase::Blocked,
+            () if link.is_parting => Phase::Parting,
             () => Phase::Busy,
         };
         self.poll(cx, phase, link)

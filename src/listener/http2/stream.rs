@@ -95,8 +95,14 @@ impl Sending {
     /// Sends what there is and what the client takes; ready at the end, whichever it is.
     fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<()> {
         loop {
-            if self.held.is_some() && !ready!(self.poll_room(cx, activity)) {
-                return Poll::Ready(());
+            if self.held.is_some() {
+                let room = self.poll_room(cx, activity);
+                if room.is_pending() {
+                    self.body.pump(cx);
+                }
+                if !ready!(room) {
+                    return Poll::Ready(());
+                }
             }
             if let Some((data, last)) = self.held.take()
                 && (self.stream.send_data(data, last).is_err() || last)

@@ -95,15 +95,23 @@ where
         })
     }
 
+    /// Sends what it can of the rest of the request.
+    ///
+    /// # Errors
+    /// An error of the client's body ends the response too: the client is gone or broken.
+    pub fn pump(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        match &mut self.exchange {
+            Some(exchange) if exchange.body.is_some() || !exchange.flushed() => exchange.poll_send(cx).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// The next piece of the response; meanwhile the rest of the request is sent.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
-        if exchange.body.is_some() || !exchange.flushed() {
-            // An error of the client's body ends the response too: the client is gone or broken.
-            if let Err(fault) = exchange.poll_send(cx) {
-                return Poll::Ready(Some(Err(fault)));
-            }
+        if let Err(fault) = self.pump(cx) {
+            return Poll::Ready(Some(Err(fault)));
         }
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
         loop {
             match exchange.decoder.decode(&mut exchange.connection.read) {
                 Ok(Some(Piece::Data(data))) => {

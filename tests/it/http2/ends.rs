@@ -147,6 +147,31 @@ async fn a_cut_upload_never_looks_whole() {
     }
 }
 
+/// A backend that answers before it has read the request, to an HTTP/1.1 client: when the answer has ended nothing more of the
+/// request goes up, and the client's connection is closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_early_answer_ends_the_upload() {
+    let given_up = Gate::new();
+    let told = given_up.clone();
+    let backend = H2Backend::new(move |mut turn| {
+        let told = told.clone();
+        async move {
+            turn.head(200, &[], true);
+            assert!(!turn.read_body().await, "a cut body that looks whole");
+            assert!(turn.seen.body.len() <= 10, "{} bytes", turn.seen.body.len());
+            told.open();
+        }
+    });
+    let proxy = h2c(Setup::at(&[backend.address()])).start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n0123456789");
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.field("connection")), (200, Some("close")));
+    client.assert_closed();
+    let _ = client.try_send([b'x'; 100_000]);
+    tokio::task::spawn_blocking(move || given_up.pass()).await.unwrap();
+}
+
 /// A backend that breaks off amid its response: the client's stream is reset, never ended, and other streams go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_broken_response_is_reset() {

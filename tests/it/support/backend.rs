@@ -251,6 +251,11 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// The connection, to write on from another thread.
+    pub(crate) fn socket(&self) -> TcpStream {
+        self.wire.stream.try_clone().unwrap()
+    }
+
     /// Reads the request's body and answers, with `Content-Length`.
     pub(crate) fn answer(&mut self, status: u16, body: &str) {
         self.read_body();
