@@ -42,6 +42,7 @@ http {{
         listen 127.0.0.1:{port} {protocol} reuseport backlog=4096;
         {tls}
         location / {{ proxy_pass http://pool; proxy_http_version 1.1; proxy_set_header Connection ""; }}
+        {apart}
     }}
 }}
 """
@@ -60,6 +61,7 @@ frontend f
     bind 127.0.0.1:{port} backlog 4096
 {tls}
     default_backend b
+{apart}
 backend b
     balance roundrobin
 {servers}
@@ -174,6 +176,7 @@ class Bench:
     def __init__(self, binary, sizes, tls=False):
         """`tls`: each proxy has a second listener, with TLS."""
         self.binary, self.sizes, self.tls, self.running = str(binary), sizes, tls, []
+        self.path = self.port = None
         self.dir = Path(tempfile.mkdtemp(prefix="evenkeel-bench-"))
         self.dir.chmod(0o755)  # nginx' workers run as another user when root starts it
         if tls:
@@ -194,7 +197,7 @@ class Bench:
         directory = self.dir / name.replace("/", "-")
         directory.mkdir()
         port = values.setdefault("port", free_port())
-        tls_port = free_port() if self.tls and name != "backend" else None
+        tls_port = free_port() if self.tls and name not in ("backend", "apart") else None
         if tls_port:
             values["tls"] = TLS[name.split("/")[0]].format(tls_port=tls_port, dir=self.dir)
         values.setdefault("tls", "")
@@ -208,11 +211,19 @@ class Bench:
 
     def backend(self, wrap=()):
         """Starts the backend: /N answers N bytes, for each N of `sizes`."""
-        files = self.dir / "backend" / "files"
         self.ports = [free_port() for _ in range(BACKENDS)]
-        listen = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in self.ports)
-        started = self._start("backend", BACKEND_CONF, "nginx.conf", ["nginx", "-c", "{config}", "-p", "{dir}"], wrap,
-                              master="off", listen=listen, port=self.ports[0])
+        return self._backend("backend", self.ports, wrap)
+
+    def apart(self, path, wrap=()):
+        """Starts a backend for this path alone, on another processor, say. Before the proxies, which are told of it."""
+        self.path, self.port = path, free_port()
+        return self._backend("apart", [self.port], wrap)
+
+    def _backend(self, name, ports, wrap):
+        listen = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in ports)
+        started = self._start(name, BACKEND_CONF, "nginx.conf", ["nginx", "-c", "{config}", "-p", "{dir}"], wrap,
+                              master="off", listen=listen, port=ports[0])
+        files = self.dir / name / "files"
         files.mkdir()
         for size in self.sizes:
             (files / str(size)).write_bytes(b"x" * size)
@@ -223,11 +234,14 @@ class Bench:
         def servers(line):
             return "\n".join(line.format(i=i + 1, port=port) for i, port in enumerate(self.ports))
         if name == "nginx":
+            apart = f'location = {self.path} {{ proxy_pass http://127.0.0.1:{self.port}; proxy_http_version 1.1; }}'
             return self._start(name, NGINX_CONF, "nginx.conf", ["nginx", "-c", "{config}", "-p", "{dir}"], wrap,
-                               master=master, protocol="http2" if h2c else "",
+                               master=master, protocol="http2" if h2c else "", apart=apart if self.path else "",
                                servers=servers("server 127.0.0.1:{port} max_fails=0;"))
         if name == "haproxy":
+            apart = f"    use_backend apart if {{ path {self.path} }}\nbackend apart\n    server s 127.0.0.1:{self.port}"
             return self._start(name, HAPROXY_CFG, "haproxy.cfg", ["haproxy", "-f", "{config}", "-db"], wrap,
+                               apart=apart if self.path else "",
                                servers=servers("    server s{i} 127.0.0.1:{port}"))
         strategy = name.removeprefix("evenkeel/")
         backends = servers('[[pools.bench.backends]]\nname = "b{i}"\naddress = "127.0.0.1:{port}"')

@@ -19,6 +19,10 @@ const BACKLOG: i32 = 4096;
 #[cfg(target_os = "linux")]
 const UNSENT_AT_FIRST: u32 = 16 * 1024;
 
+/// Writes up to this size are copied together: one plain send costs 2.4 % less CPU per request than a vectored one
+/// (docs/performance.md, item 6).
+pub(super) const FLAT_LIMIT: usize = 4096;
+
 /// Bytes that a client's connection has taken when it is given as much as a backend's.
 const PROVEN: u64 = 512 * 1024;
 

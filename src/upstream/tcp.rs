@@ -1,5 +1,8 @@
 //! A TCP socket that asks the event loop what it knows before it asks to be told: most reads and writes of a proxy succeed at
 //! once, and tokio's polls prepare for waiting first (a waker, a share of the task's budget: some 80 instructions each).
+//!
+//! Only for runtimes of one thread, as the workers' and the control plane's are: a short read is taken as word that nothing is
+//! left, and told to the event loop. Did that run at the same time elsewhere, it could have learned of more in between.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

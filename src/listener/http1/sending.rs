@@ -12,12 +12,10 @@ use http_body::{Body, Frame};
 use super::body::ClientBody;
 use super::link::Link;
 use super::response::Coding;
+use crate::listener::socket::FLAT_LIMIT;
 use crate::proxy::ProxyBody;
 use crate::upstream::http1::request::{write_chunk_size, write_field};
 
-/// Bytes that are copied together: one plain send costs 2.4 % less CPU per request than a vectored one
-/// (docs/performance.md, item 6), and small pieces that are there at once leave at once.
-const FLAT_LIMIT: usize = 4096;
 /// Buffers kept by a worker. They are held only while something waits to be written.
 const MOST_KEPT: usize = 64;
 
@@ -118,9 +116,7 @@ impl Outbox {
             self.sent = 0;
         }
     }
-}
 
-impl Outbox {
     /// Gives back the buffer, which is empty.
     fn rest(&mut self) {
         let flat = std::mem::take(&mut self.flat);

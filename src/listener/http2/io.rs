@@ -10,12 +10,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::listener::socket;
+use crate::listener::socket::{self, FLAT_LIMIT};
 use crate::upstream::{FrameWatch, Stream};
-
-/// Vectored writes up to this size are copied together: one plain send costs 2.4 % less CPU per request
-/// (docs/performance.md, item 6).
-const FLAT_LIMIT: usize = 4096;
 
 thread_local! {
     static FLAT: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(FLAT_LIMIT));
