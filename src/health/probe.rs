@@ -23,7 +23,7 @@ use crate::backend::{Backend, ProbeReport, ProbeResult};
 use crate::clock;
 use crate::config::{Address, PoolPlan, ProbeKind, Protocol};
 use crate::tls::{Alpn, Clients};
-use crate::upstream::{Stream, Tcp, is_shortage};
+use crate::upstream::{Secure, Stream, Tcp, is_shortage};
 
 /// Bytes of a probe's response body that are read: enough for any health page, so that a polite backend is not cut off.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
@@ -89,7 +89,7 @@ async fn reach(backend: &Backend, plan: &PoolPlan, clients: &Clients, alpn: Opti
     let connector = clients.connector(plan, &backend.name).map_err(told("no TLS"))?;
     let (Some(connector), Some(alpn)) = (connector, alpn) else { return Ok(Stream::Plain(stream.into())) };
     let stream = connector.connect(Tcp::from(stream), alpn).await.map_err(told("TLS handshake"))?;
-    Ok(Stream::Tls(Box::new(stream.into())))
+    Ok(Stream::Tls(Box::new(Secure::new(stream))))
 }
 
 /// Tries the addresses in turn.

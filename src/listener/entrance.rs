@@ -18,7 +18,7 @@ use super::worker::Listening;
 use crate::config::{ListenerPlan, ListenerTlsPlan};
 use crate::proxy::Downstream;
 use crate::tls::{self, HandshakeGate, Server};
-use crate::upstream::{Stream, Tcp};
+use crate::upstream::{Secure, Stream, Tcp};
 
 /// A connection that was let in.
 pub(super) struct Admitted {
@@ -71,7 +71,7 @@ pub(super) async fn pass(
         }
     };
     let limited = plan.limits.is_some();
-    let subject = if let Stream::Tls(tls) = &stream { tls::subject(tls) } else { None };
+    let subject = if let Stream::Tls(tls) = &stream { tls::subject(tls.tls()) } else { None };
     let tells_subject = |tls: &ListenerTlsPlan| tls.client_ca.is_some() && tls.subject_header.is_some();
     if subject.is_none() && plan.tls.as_ref().is_some_and(tells_subject) {
         tracing::warn!(%peer, "the client's certificate cannot be read, and backends want its subject: refused");
@@ -138,5 +138,5 @@ async fn shake(
         Err(_) => &counts.failed,
     };
     count.fetch_add(1, Relaxed);
-    Ok(Stream::Tls(Box::new(shaken?.into())))
+    Ok(Stream::Tls(Box::new(Secure::new(shaken?))))
 }

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::tls::{Alpn, Connector};
-use crate::upstream::{Stream, Tcp};
+use crate::upstream::{Secure, Stream, Tcp};
 
 /// Bytes of one answer: vLLM's are about 100 KiB, a node exporter's a few hundred.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
@@ -62,7 +62,7 @@ impl Client {
             None => Stream::Plain(stream.into()),
             Some(connector) => {
                 let shaken = connector.connect(Tcp::from(stream), Alpn::Http1).await;
-                Stream::Tls(Box::new(shaken.map_err(|error| format!("TLS handshake: {error}"))?.into()))
+                Stream::Tls(Box::new(Secure::new(shaken.map_err(|error| format!("TLS handshake: {error}"))?)))
             }
         };
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -86,8 +87,8 @@ impl Wake for Stirred {
 }
 
 /// The subject of the certificate that a client has shown and proved.
-pub fn subject<S>(stream: &tokio_rustls::TlsStream<S>) -> Option<Box<str>> {
-    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
+pub fn subject(tls: &CommonState) -> Option<Box<str>> {
+    let leaf = tls.peer_certificates()?.first()?;
     Certificate::parse(leaf).map(|certificate| certificate.subject.into_boxed_str())
 }
 

@@ -9,6 +9,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::error::Fault;
+use super::secure::Secure;
 use super::stream::Stream;
 use super::tcp::Tcp;
 use crate::clock;
@@ -81,7 +82,7 @@ async fn encrypted(address: SocketAddr, connector: &Connector, alpn: Alpn) -> io
     set_up(&stream);
     let of_tls = |error: io::Error| io::Error::new(error.kind(), format!("TLS handshake: {error}"));
     let stream = connector.connect(Tcp::from(stream), alpn).await.map_err(of_tls)?;
-    Ok(Stream::Tls(Box::new(stream.into())))
+    Ok(Stream::Tls(Box::new(Secure::new(stream))))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod http1;
 pub mod http2;
 mod idle;
 mod open;
+mod secure;
 mod stream;
 mod tcp;
 
@@ -18,5 +19,6 @@ pub use error::{Fault, UpstreamError, is_shortage};
 pub use frames::{FrameWatch, Violation};
 pub use idle::IdleConnections;
 pub use open::{Counted, count_open, end_all, endings, is_ending};
+pub use secure::Secure;
 pub use stream::Stream;
 pub use tcp::Tcp;

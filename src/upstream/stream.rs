@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
 
+use super::secure::Secure;
 use super::tcp::Tcp;
 
 /// A connection, to a backend or from a client.
@@ -16,7 +16,7 @@ pub enum Stream {
     /// TCP.
     Plain(Tcp),
     /// TLS over TCP.
-    Tls(Box<TlsStream<Tcp>>),
+    Tls(Box<Secure>),
 }
 
 impl Stream {
@@ -24,7 +24,7 @@ impl Stream {
     pub fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream.socket(),
-            Self::Tls(stream) => stream.get_ref().0.socket(),
+            Self::Tls(stream) => stream.socket().socket(),
         }
     }
 
@@ -37,7 +37,7 @@ impl Stream {
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::Tls(stream) => stream.tls().alpn_protocol(),
         }
     }
 
@@ -47,10 +47,7 @@ impl Stream {
     pub fn poll_stirs(&self, cx: &mut Context<'_>) -> bool {
         match self {
             Self::Plain(stream) => stream.poll_stirs(cx),
-            Self::Tls(stream) => {
-                let (socket, tls) = stream.get_ref();
-                !tls.wants_read() || socket.poll_stirs(cx)
-            }
+            Self::Tls(stream) => stream.holds() || stream.socket().poll_stirs(cx),
         }
     }
 
