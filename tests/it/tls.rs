@@ -1,137 +1,19 @@
 //! TLS as clients and backends meet it: versions, ALPN, certificates by name, client certificates, certificates that
 //! change while connections come, and TLS towards backends (for which another balancer stands).
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use evenkeel::config::{
-    BackendPlan, BackendTlsPlan, CertificatePlan, ListenerTlsPlan, Protocol, Secret, TlsVersion, WhenUnhealthy,
+    BackendPlan, BackendTlsPlan, CertificatePlan, ListenerTlsPlan, Protocol, Secret, WhenUnhealthy,
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+use rustls::ProtocolVersion;
 
+use crate::support::secure::{Authority, Client, Stream, get, leaf_name, write};
 use crate::support::*;
-
-/// A certificate authority of the test's own, and the folder that its files are in.
-pub(crate) struct Authority {
-    folder: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
-}
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test authority");
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
-        Self { folder, certificate: certificate.der().clone(), issuer: Issuer::new(params, key) }
-    }
-
-    pub(crate) fn path(&self, file: &str) -> PathBuf {
-        self.folder.path().join(file)
-    }
-
-    /// Signs a certificate for these names and puts it in `FILE.pem` and `FILE.key`.
-    pub(crate) fn sign(
-        &self,
-        file: &str,
-        names: &[&str],
-        change: impl FnOnce(&mut CertificateParams),
-    ) -> CertificatePlan {
-        let mut params =
-            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, file);
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let (cert_file, key_file) = (self.path(&format!("{file}.pem")), self.path(&format!("{file}.key")));
-        write(&key_file, &key.serialize_pem());
-        write(&cert_file, &certificate.pem());
-        CertificatePlan { cert: cert_file, key: Secret::File(key_file) }
-    }
-
-    pub(crate) fn listener(&self, certificates: Vec<CertificatePlan>) -> ListenerTlsPlan {
-        ListenerTlsPlan { certificates, client_ca: None, subject_header: None, min_version: TlsVersion::V12 }
-    }
-
-    /// A client that trusts this authority.
-    pub(crate) fn client(&self) -> Client {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
-        Client { roots, versions: rustls::ALL_VERSIONS, alpn: &["http/1.1"], certificate: None }
-    }
-}
-
-/// In one piece, as one replaces certificates.
-pub(crate) fn write(path: &Path, text: &str) {
-    let draft = path.with_extension("draft");
-    std::fs::write(&draft, text).unwrap();
-    std::fs::rename(&draft, path).unwrap();
-}
-
-/// What a client brings.
-#[derive(Clone)]
-pub(crate) struct Client {
-    pub(crate) roots: RootCertStore,
-    pub(crate) versions: &'static [&'static rustls::SupportedProtocolVersion],
-    pub(crate) alpn: &'static [&'static str],
-    pub(crate) certificate: Option<CertificatePlan>,
-}
-
-pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
-
-impl Client {
-    pub(crate) fn config(&self) -> ClientConfig {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(self.versions).unwrap();
-        let builder = builder.with_root_certificates(self.roots.clone());
-        let mut config = match &self.certificate {
-            None => builder.with_no_client_auth(),
-            Some(plan) => {
-                let key = PrivateKeyDer::from_pem_slice(&plan.key.read().unwrap()).unwrap();
-                let chain = CertificateDer::pem_file_iter(&plan.cert).unwrap().collect::<Result<_, _>>().unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
-        };
-        config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        config
-    }
-
-    pub(crate) fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<Stream> {
-        self.connect_with(&Arc::new(self.config()), address, name)
-    }
-
-    fn connect_with(&self, config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> std::io::Result<Stream> {
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
-        let mut socket = TcpStream::connect(address)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        while connection.is_handshaking() {
-            connection.complete_io(&mut socket)?;
-        }
-        Ok(StreamOwned::new(connection, socket))
-    }
-}
-
-/// `GET path`, `Connection: close`; all that comes back, which must end with close_notify.
-pub(crate) fn get(stream: &mut Stream, host: &str, path: &str) -> std::io::Result<String> {
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nX-Client-Subject: CN=forged\r\nX_Client-Subject: CN=forged\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
 
 /// A balancer with TLS before one backend that says who it is.
 fn secure(authority: &Authority, backend: &TestBackend, change: impl FnOnce(&mut ListenerTlsPlan)) -> TestProxy {
@@ -141,11 +23,6 @@ fn secure(authority: &Authority, backend: &TestBackend, change: impl FnOnce(&mut
     ]);
     change(&mut tls);
     Setup::new(&[backend]).logged().listener(|listener| listener.tls = Some(tls)).start()
-}
-
-pub(crate) fn leaf_name(stream: &Stream) -> String {
-    let leaf = stream.conn.peer_certificates().unwrap()[0].to_vec();
-    evenkeel::tls::x509::Certificate::parse(&leaf).unwrap().subject
 }
 
 #[test]
@@ -507,97 +384,4 @@ fn openssl_and_curl() {
         let said = openssl(open.address, refused).unwrap();
         assert!(!said.contains("CONNECTION ESTABLISHED"), "{refused:?}: {said}");
     }
-}
-
-/// A proxy in front tells who connects; nobody else is believed.
-#[test]
-fn proxy_headers() {
-    let backend = TestBackend::saying("hello");
-    let trusting = |ranges: &[&str]| {
-        let ranges: Vec<_> = ranges.iter().map(|range| range.parse().unwrap()).collect();
-        let setup = Setup::new(&[&backend]).logged();
-        setup.listener(|listener| (listener.proxy_protocol, listener.trusted_proxies) = (true, ranges)).start()
-    };
-    let proxy = trusting(&["127.0.0.0/8", "10.0.0.0/8"]);
-    let request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n".to_vec();
-    let first = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n".to_vec();
-    let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x2b".to_vec();
-    second.extend("2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().octets());
-    second.extend([0; 16 + 4]);
-    second.extend([4, 0, 4, 1, 2, 3, 4]); // an extension
-    let behind = b"PROXY TCP4 10.1.1.1 127.0.0.1 4711 80\r\n".to_vec();
-    // Where the proxy does not say for whom it speaks, it may be passing on what anybody says of himself.
-    let (own, local) = (b"PROXY UNKNOWN\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec());
-    let unspecified = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0".to_vec();
-    let mut seen = 0;
-    for (header, client, passed_on) in [
-        (first.clone(), "192.0.2.7", "192.0.2.7"),
-        (second, "2001:db8::7", "2001:db8::7"),
-        (behind, "6.6.6.6", "6.6.6.6, 10.1.1.1"),
-        (own, "127.0.0.1", "127.0.0.1"),
-        (local, "127.0.0.1", "127.0.0.1"),
-        (unspecified, "127.0.0.1", "127.0.0.1"),
-    ] {
-        // As one piece, and byte by byte.
-        let mut whole = proxy.client();
-        whole.send([&header[..], &request].concat());
-        assert_eq!(whole.response().status(), 200);
-        let mut slow = proxy.client();
-        header.iter().for_each(|byte| slow.send([*byte]));
-        slow.send(&request);
-        assert_eq!(slow.response().status(), 200);
-        seen += 2;
-        let log = proxy.log(seen);
-        assert!(log.iter().rev().take(2).all(|line| line["client"] == client), "{client}: {log:?}");
-        let sent = backend.requests().pop().unwrap();
-        assert_eq!(sent.field("x-forwarded-for"), Some(passed_on), "{header:?}");
-    }
-    let before = backend.count();
-    for bad in [request.clone(), b"PROXY TCP4 x y 1 2\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec()] {
-        let mut client = proxy.client();
-        let _ = client.try_send(&bad);
-        client.assert_closed();
-    }
-    let distrustful = trusting(&["10.0.0.0/8"]);
-    let mut client = distrustful.client();
-    let _ = client.try_send([&first[..], &request].concat());
-    client.assert_closed();
-    assert_eq!(backend.count(), before);
-}
-
-#[test]
-fn one_client_may_take_only_so_much() {
-    let backend = TestBackend::saying("hello");
-    let limited = |connections, rps, dry_run| {
-        let limits =
-            evenkeel::config::ClientLimitsPlan { per_client_connections: connections, per_client_rps: rps, dry_run };
-        Setup::new(&[&backend]).listener(|listener| listener.limits = Some(limits)).start()
-    };
-    let refused = |proxy: &TestProxy, limit: &str, action: &str| {
-        proxy.metric("evenkeel_client_limited_total", &[("limit", limit), ("action", action)])
-    };
-    let proxy = limited(2, 0.0, false);
-    let mut held = [proxy.client(), proxy.client()];
-    assert!(held.iter_mut().all(|client| client.get("/").status() == 200));
-    let mut third = proxy.client();
-    third.assert_closed();
-    assert_eq!(refused(&proxy, "connections", "refused"), 1.0);
-    drop(held);
-    until("room for another", || {
-        let mut client = proxy.client();
-        client.try_send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").is_ok() && matches!(client.try_head(), Ok(Some(_)))
-    });
-
-    let proxy = limited(0, 0.01, false);
-    let mut client = proxy.client();
-    assert_eq!(client.get("/").status(), 200);
-    let answer = client.get("/");
-    assert_eq!((answer.status(), answer.field("retry-after")), (429, Some("100")));
-    assert_eq!(client.get("/").status(), 429, "the connection goes on");
-    assert_eq!(refused(&proxy, "requests", "refused"), 2.0);
-
-    let proxy = limited(1, 0.01, true);
-    let mut held = [proxy.client(), proxy.client()];
-    assert!(held.iter_mut().all(|client| client.get("/").status() == 200));
-    assert_eq!((refused(&proxy, "connections", "dry_run"), refused(&proxy, "requests", "dry_run")), (1.0, 1.0));
 }

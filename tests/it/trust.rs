@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ProtocolVersion, StreamOwned};
 
+use crate::support::secure::{Authority, get, leaf_name, write};
 use crate::support::*;
-use crate::tls::{Authority, get, leaf_name, write};
 
 fn secured(config: &str, authority: &Authority, file: &str) -> String {
     let at = authority.path(file).display().to_string();
@@ -150,7 +150,7 @@ fn tls_follows_a_proxy_header() {
     });
     let proxy = proxy.start();
     let shake = |versions: &'static [&'static rustls::SupportedProtocolVersion]| {
-        let client = crate::tls::Client { versions, ..authority.client() };
+        let client = crate::support::secure::Client { versions, ..authority.client() };
         let name = ServerName::try_from("site.test").unwrap();
         let mut connection = ClientConnection::new(Arc::new(client.config()), name).unwrap();
         let mut socket = std::net::TcpStream::connect(proxy.address).unwrap();
@@ -171,4 +171,97 @@ fn tls_follows_a_proxy_header() {
     let older: &'static [_] = Box::leak(Box::new([&rustls::version::TLS12]));
     let error = shake(older).unwrap_err();
     assert!(error.to_string().contains("ProtocolVersion"), "{error}");
+}
+
+/// A proxy in front tells who connects; nobody else is believed.
+#[test]
+fn proxy_headers() {
+    let backend = TestBackend::saying("hello");
+    let trusting = |ranges: &[&str]| {
+        let ranges: Vec<_> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let setup = Setup::new(&[&backend]).logged();
+        setup.listener(|listener| (listener.proxy_protocol, listener.trusted_proxies) = (true, ranges)).start()
+    };
+    let proxy = trusting(&["127.0.0.0/8", "10.0.0.0/8"]);
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n".to_vec();
+    let first = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n".to_vec();
+    let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x2b".to_vec();
+    second.extend("2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    second.extend([0; 16 + 4]);
+    second.extend([4, 0, 4, 1, 2, 3, 4]); // an extension
+    let behind = b"PROXY TCP4 10.1.1.1 127.0.0.1 4711 80\r\n".to_vec();
+    // Where the proxy does not say for whom it speaks, it may be passing on what anybody says of himself.
+    let (own, local) = (b"PROXY UNKNOWN\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec());
+    let unspecified = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0".to_vec();
+    let mut seen = 0;
+    for (header, client, passed_on) in [
+        (first.clone(), "192.0.2.7", "192.0.2.7"),
+        (second, "2001:db8::7", "2001:db8::7"),
+        (behind, "6.6.6.6", "6.6.6.6, 10.1.1.1"),
+        (own, "127.0.0.1", "127.0.0.1"),
+        (local, "127.0.0.1", "127.0.0.1"),
+        (unspecified, "127.0.0.1", "127.0.0.1"),
+    ] {
+        // As one piece, and byte by byte.
+        let mut whole = proxy.client();
+        whole.send([&header[..], &request].concat());
+        assert_eq!(whole.response().status(), 200);
+        let mut slow = proxy.client();
+        header.iter().for_each(|byte| slow.send([*byte]));
+        slow.send(&request);
+        assert_eq!(slow.response().status(), 200);
+        seen += 2;
+        let log = proxy.log(seen);
+        assert!(log.iter().rev().take(2).all(|line| line["client"] == client), "{client}: {log:?}");
+        let sent = backend.requests().pop().unwrap();
+        assert_eq!(sent.field("x-forwarded-for"), Some(passed_on), "{header:?}");
+    }
+    let before = backend.count();
+    for bad in [request.clone(), b"PROXY TCP4 x y 1 2\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec()] {
+        let mut client = proxy.client();
+        let _ = client.try_send(&bad);
+        client.assert_closed();
+    }
+    let distrustful = trusting(&["10.0.0.0/8"]);
+    let mut client = distrustful.client();
+    let _ = client.try_send([&first[..], &request].concat());
+    client.assert_closed();
+    assert_eq!(backend.count(), before);
+}
+
+#[test]
+fn one_client_may_take_only_so_much() {
+    let backend = TestBackend::saying("hello");
+    let limited = |connections, rps, dry_run| {
+        let limits =
+            evenkeel::config::ClientLimitsPlan { per_client_connections: connections, per_client_rps: rps, dry_run };
+        Setup::new(&[&backend]).listener(|listener| listener.limits = Some(limits)).start()
+    };
+    let refused = |proxy: &TestProxy, limit: &str, action: &str| {
+        proxy.metric("evenkeel_client_limited_total", &[("limit", limit), ("action", action)])
+    };
+    let proxy = limited(2, 0.0, false);
+    let mut held = [proxy.client(), proxy.client()];
+    assert!(held.iter_mut().all(|client| client.get("/").status() == 200));
+    let mut third = proxy.client();
+    third.assert_closed();
+    assert_eq!(refused(&proxy, "connections", "refused"), 1.0);
+    drop(held);
+    until("room for another", || {
+        let mut client = proxy.client();
+        client.try_send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").is_ok() && matches!(client.try_head(), Ok(Some(_)))
+    });
+
+    let proxy = limited(0, 0.01, false);
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 200);
+    let answer = client.get("/");
+    assert_eq!((answer.status(), answer.field("retry-after")), (429, Some("100")));
+    assert_eq!(client.get("/").status(), 429, "the connection goes on");
+    assert_eq!(refused(&proxy, "requests", "refused"), 2.0);
+
+    let proxy = limited(1, 0.01, true);
+    let mut held = [proxy.client(), proxy.client()];
+    assert!(held.iter_mut().all(|client| client.get("/").status() == 200));
+    assert_eq!((refused(&proxy, "connections", "dry_run"), refused(&proxy, "requests", "dry_run")), (1.0, 1.0));
 }

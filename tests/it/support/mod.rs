@@ -8,6 +8,7 @@ mod message;
 mod metrics;
 mod proxy;
 mod raw;
+pub(crate) mod secure;
 
 pub(crate) use backend::{TestBackend, Turn, refusing_address};
 pub(crate) use binary::{Binary, Config};
