@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use super::conceal::without_user;
 use super::plan::{Address, Cidr};
 
 /// Why a text is not an address; says what is wrong with it, not where it stood.
@@ -30,7 +31,7 @@ impl FromStr for Address {
         if let Some(rest) = text.find("://").map(|at| &text[at + 3..]) {
             return Err(error(format!(
                 "an address is HOST:PORT without a scheme, such as `{}`",
-                rest.trim_end_matches('/')
+                without_user(rest).trim_end_matches('/')
             )));
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
@@ -171,6 +172,7 @@ mod tests {
             ("a b:80", "' ' cannot stand in a host name"),
             ("a..b:80", "each part of a host name has 1 to 63 characters"),
             ("10.0.0.300:80", "`10.0.0.300` is not an IPv4 address"),
+            ("http://me:secret@host:80", "an address is HOST:PORT without a scheme, such as `host:80`"),
             ("http://host:80/", "an address is HOST:PORT without a scheme, such as `host:80`"),
         ] {
             assert_eq!(text.parse::<Address>().map_err(|e| e.to_string()), Err(wrong.to_owned()), "{text}");

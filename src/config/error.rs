@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Serialize;
 use unicode_width::UnicodeWidthChar as _;
 
+use super::conceal::conceal;
+
 /// Display columns of a source line that are shown; a longer line is cut around the caret.
 const SHOWN_COLUMNS: usize = 160;
 
@@ -124,8 +126,10 @@ pub(super) struct Excerpt {
 }
 
 impl Excerpt {
-    /// `line`, of which the bytes `start..end` are meant (both on character boundaries, or nothing is marked).
+    /// `line`, of which the bytes `start..end` are meant (both on character boundaries, or nothing is marked). Secrets in it
+    /// are not kept.
     pub(super) fn new(line: &str, start: usize, end: usize) -> Self {
+        let line = &conceal(line);
         let end = end.clamp(start, line.len());
         let part = |from: usize, to: usize| printable(line.get(from..to).unwrap_or_default());
         let mut excerpt = Self { before: part(0, start), marked: part(start, end), after: part(end, line.len()) };

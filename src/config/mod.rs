@@ -4,6 +4,7 @@
 //! is not built, `lint` warns of what cannot be meant, `preflight` looks at the world the plan names.
 
 mod address;
+mod conceal;
 mod defaults;
 mod engine;
 mod error;
