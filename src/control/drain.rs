@@ -13,8 +13,6 @@ use crate::listener::Command;
 /// How often the drain looks whether connections are left, and how often it says so.
 const LOOK: Duration = Duration::from_millis(50);
 const TELL: Duration = Duration::from_secs(5);
-/// How often it is asked whether systemd wants to hear that we live.
-const PULSE: Duration = Duration::from_secs(1);
 
 /// How the balancer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +71,7 @@ impl Control {
     async fn interrupted(&mut self, pause: impl Future<Output = ()>) -> bool {
         tokio::pin!(pause);
         // A drain may last longer than the watchdog's patience.
-        let mut pulse = tokio::time::interval(PULSE);
+        let mut pulse = tokio::time::interval(self.notifier.look());
         loop {
             tokio::select! {
                 () = &mut pause => return false,

@@ -8,6 +8,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
+/// How often it is asked whether systemd wants to hear that we live.
+const LOOK: Duration = Duration::from_secs(1);
+/// Or more often where the watchdog is short; workers tell that they go on every tenth of a second.
+const LEAST_LOOK: Duration = Duration::from_millis(200);
+
 /// Where messages go.
 #[derive(Debug, Default)]
 pub(super) struct Notifier {
@@ -58,10 +63,17 @@ impl Notifier {
         self.say("STOPPING=1\nSTATUS=draining");
     }
 
+    /// How often [`live`](Self::live) is to be called: twice for each time that it speaks, so that a look that comes a moment
+    /// too early costs no whole pulse; a second at most.
+    pub(super) fn look(&self) -> Duration {
+        self.pulse.map_or(LOOK, |pulse| (pulse / 2).clamp(LEAST_LOOK, LOOK))
+    }
+
     /// Says that we live, if it is time and every worker has gone on since it was last said; `beats` only grow.
     pub(super) fn live(&mut self, beats: &[u64], now: Instant) {
         let Some(pulse) = self.pulse else { return };
-        if self.beaten.is_some_and(|last| now.saturating_duration_since(last) < pulse) {
+        // Three quarters: looks are not quite regular.
+        if self.beaten.is_some_and(|last| now.saturating_duration_since(last) < pulse - pulse / 4) {
             return;
         }
         let all_moved = self.beats.len() != beats.len() || self.beats.iter().zip(beats).all(|(old, new)| old != new);
@@ -106,6 +118,7 @@ mod tests {
         let start = crate::clock::now();
         notifier.live(&[1, 1], start);
         assert_eq!(heard().as_deref(), Some("WATCHDOG=1"));
+        assert_eq!(notifier.look(), second / 2);
         notifier.live(&[2, 2], start + second / 2);
         assert_eq!(heard(), None);
         notifier.live(&[2, 1], start + second);

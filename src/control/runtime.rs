@@ -170,9 +170,11 @@ impl Control {
 
     async fn obey(&mut self) -> Summary {
         let mut housekeeping = tokio::time::interval(Duration::from_secs(1));
+        let mut watchdog = tokio::time::interval(self.notifier.look());
         let mut looked_up = clock::now();
         loop {
             tokio::select! {
+                _ = watchdog.tick() => self.notifier.live(&self.census.beats(), clock::now()),
                 order = self.orders.recv() => match order {
                     Some(Order::Resolved(found)) => self.take_names(found),
                     Some(Order::Looked(looks)) => self.take_certificates(looks),
@@ -184,7 +186,6 @@ impl Control {
                 },
                 _ = housekeeping.tick() => {
                     self.metrics.panics.absolute(crate::telemetry::panics::count());
-                    self.notifier.live(&self.census.beats(), clock::now());
                     self.look_at_certificates();
                     let due = |pause| clock::now().saturating_duration_since(looked_up) >= pause;
                     if names::pause(&self.plan_of_names()).is_some_and(due) {

@@ -32,8 +32,15 @@ pub fn client_address(headers: &HeaderMap, downstream: &Downstream) -> IpAddr {
     let lines: SmallVec<[&HeaderValue; 4]> =
         if plain { headers.get_all(FOR).iter().collect() } else { headers.get_all(header::FORWARDED).iter().collect() };
     for line in lines.iter().rev() {
-        for element in elements(line.as_bytes(), b',').iter().rev() {
-            let named = if plain { Some(*element) } else { parameter(element, b"for") };
+        let line = line.as_bytes();
+        // The older notation knows no quotes.
+        let parts = if plain {
+            line.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii).collect()
+        } else {
+            elements(line, b',')
+        };
+        for element in parts {
+            let named = if plain { Some(element) } else { parameter(element, b"for") };
             let Some(address) = named.and_then(parse_address) else { return client };
             client = address.to_canonical();
             if !trusted.iter().any(|range| range.contains(client)) {
@@ -44,28 +51,30 @@ pub fn client_address(headers: &HeaderMap, downstream: &Downstream) -> IpAddr {
     client
 }
 
-/// The parts of `line` between separators that stand in no quotes, trimmed.
+/// The parts of `line` between separators that stand in no quotes, trimmed; **from the last to the first**, as it is read:
+/// a quote that a client never closed spoils its own part and none that a proxy has added behind it.
 fn elements(line: &[u8], separator: u8) -> SmallVec<[&[u8]; 8]> {
-    let (mut parts, mut start, mut quoted, mut escaped) = (SmallVec::new(), 0, false, false);
-    for (at, &byte) in line.iter().enumerate() {
+    let (mut parts, mut end, mut quoted) = (SmallVec::new(), line.len(), false);
+    for (at, &byte) in line.iter().enumerate().rev() {
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
+            b'"' => {
+                let slashes = line[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+                quoted ^= slashes % 2 == 0;
+            }
             _ if byte == separator && !quoted => {
-                parts.push(line[start..at].trim_ascii());
-                start = at + 1;
+                parts.push(line[at + 1..end].trim_ascii());
+                end = at;
             }
             _ => {}
         }
     }
-    parts.push(line[start..].trim_ascii());
+    parts.push(line[..end].trim_ascii());
     parts
 }
 
 /// The value of a parameter in an element of `Forwarded`, without its quotes.
 fn parameter<'a>(element: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    elements(element, b';').iter().find_map(|pair| {
+    elements(element, b';').iter().rev().find_map(|pair| {
         let equals = pair.iter().position(|byte| *byte == b'=')?;
         let (key, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
         let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
@@ -126,7 +135,7 @@ pub(super) fn write(out: &mut Vec<u8>, headers: &HeaderMap, downstream: &Downstr
     let chain: SmallVec<[&[u8]; 4]> = headers.get_all(header::FORWARDED).iter().map(HeaderValue::as_bytes).collect();
     // What the nearest proxy said of its own client, where it speaks the newer notation only.
     let newer = |name: &[u8]| {
-        let last = chain.last().and_then(|line| elements(line, b',').last().copied());
+        let last = chain.last().and_then(|line| elements(line, b',').first().copied());
         last.and_then(|element| parameter(element, name)).filter(|value| !value.is_empty())
     };
     out.extend_from_slice(FOR.as_bytes());
@@ -198,6 +207,11 @@ mod tests {
             ("forwarded", "for=6.6.6.6, for=_hidden, for=10.2.2.2", "10.2.2.2"),
             ("forwarded", "proto=https", "10.0.0.1"),
             ("forwarded", ";;=,\"", "10.0.0.1"),
+            // What a client leaves open does not swallow what a proxy adds.
+            ("x-forwarded-for", "\", 1.2.3.4", "1.2.3.4"),
+            ("x-forwarded-for", "\"6.6.6.6\\, 1.2.3.4", "1.2.3.4"),
+            ("forwarded", "for=\"x, for=1.2.3.4", "1.2.3.4"),
+            ("forwarded", "for=\"x\\, for=\"1.2.3.4:80\", for=10.1.1.1", "1.2.3.4"),
         ];
         for (name, value, expected) in cases {
             let client = client_address(&headers(&[(name, value)]), &near());

@@ -109,7 +109,7 @@ impl AsyncWrite for Secure {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{Read as _, Write as _};
     use std::sync::Arc;
 
@@ -122,10 +122,8 @@ mod tests {
 
     type Client = StreamOwned<ClientConnection, std::net::TcpStream>;
 
-    /// A connection of ours, and its client, which runs on a thread of its own.
-    async fn pair<T: Send + 'static>(
-        client: impl FnOnce(Client) -> T + Send + 'static,
-    ) -> (Secure, std::thread::JoinHandle<T>) {
+    /// A server for `site.test`, and a client that trusts it.
+    pub(in crate::upstream) fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
         let made = rcgen::generate_simple_self_signed(vec!["site.test".to_owned()]).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
@@ -135,7 +133,14 @@ mod tests {
         let server =
             server.unwrap().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+        (Arc::new(server), Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    /// A connection of ours, and its client, which runs on a thread of its own.
+    async fn pair<T: Send + 'static>(
+        client: impl FnOnce(Client) -> T + Send + 'static,
+    ) -> (Secure, std::thread::JoinHandle<T>) {
+        let (server, config) = configs();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let thread = std::thread::spawn(move || {
@@ -143,7 +148,7 @@ mod tests {
             client(StreamOwned::new(tls, std::net::TcpStream::connect(address).unwrap()))
         });
         let (socket, _) = listener.accept().await.unwrap();
-        let shaken = TlsAcceptor::from(Arc::new(server)).accept(Tcp::from(socket)).await.unwrap();
+        let shaken = TlsAcceptor::from(server).accept(Tcp::from(socket)).await.unwrap();
         (Secure::new(shaken), thread)
     }
 

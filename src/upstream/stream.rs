@@ -51,6 +51,15 @@ impl Stream {
         }
     }
 
+    /// Whether TLS has something for the socket that this had no room for yet: a flush is due.
+    #[inline]
+    pub fn holds_back(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.tls().wants_write(),
+        }
+    }
+
     /// Ends a connection that is complete: over TLS the other side is told so (`close_notify`), if its socket takes it
     /// at once.
     pub fn part(self) {

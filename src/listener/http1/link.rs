@@ -236,7 +236,10 @@ impl Link {
 
     /// Makes sure that the socket has what was written: TLS holds back what it did not take.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Stream::Tls(_) = self.stream else { return Poll::Ready(Ok(())) };
+        if !self.stream.holds_back() {
+            self.is_blocked = false;
+            return Poll::Ready(Ok(()));
+        }
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.is_blocked = flushed.is_pending();
         flushed

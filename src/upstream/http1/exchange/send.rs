@@ -126,8 +126,15 @@ where
         Ok(())
     }
 
+    /// Whether the backend's socket has all that was taken: TLS holds back what that had no room for.
     #[inline]
     pub(in crate::upstream::http1) fn flushed(&self) -> bool {
+        self.handed_on() && !self.connection.stream.holds_back()
+    }
+
+    /// Whether the stream has it.
+    #[inline]
+    fn handed_on(&self) -> bool {
         self.written == self.connection.write.len() && self.piece.is_empty() && self.tail == Tail::None
     }
 
@@ -140,7 +147,7 @@ where
                 return Poll::Ready(Ok(()));
             }
         }
-        while !self.flushed() {
+        while !self.handed_on() {
             let head = &self.connection.write[self.written..];
             let tail: &[u8] = if self.tail == Tail::Crlf { b"\r\n" } else { b"" };
             let stream = Pin::new(&mut self.connection.stream);
@@ -210,7 +217,9 @@ where
         self.written = self.connection.write.len();
         self.piece = Bytes::new();
         self.tail = Tail::None;
-        self.spent = self.body.take();
+        if let Some(body) = self.body.take() {
+            self.spent = Some(body);
+        }
         // Whatever the backend still answers, this connection is not used again.
         self.length_left = u64::MAX;
     }
