@@ -22,7 +22,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, header};
 use http_body::Body;
 use socket2::SockRef;
 use tokio::io::AsyncWrite;
@@ -93,10 +93,15 @@ struct Session<'a> {
 impl Session<'_> {
     async fn run(&mut self, proxy: &Rc<Proxy>) -> Left {
         loop {
-            let head = match poll_fn(|cx| self.poll_head(cx)).await {
+            let mut head = match poll_fn(|cx| self.poll_head(cx)).await {
                 Ok(head) => head,
                 Err(left) => return left,
             };
+            // Some of the body has come with the head: its client does not wait to be asked for it.
+            if head.expects_continue && !self.link.borrow().read.is_empty() {
+                head.expects_continue = false;
+                head.parts.headers.remove(header::EXPECT);
+            }
             let asked = Asked {
                 version: head.parts.version,
                 head_only: head.parts.method == Method::HEAD,

@@ -376,10 +376,12 @@ fn expect_continue_waits_for_the_backends_word() {
     assert_eq!(client.response().status(), 200);
     assert_eq!(backend.only_request().text(), "body");
 
-    // A client that does not wait is served as well.
+    // A client that does not wait is served as well, and at once: no backend is asked whether it may send.
     let mut client = proxy.client();
     client.send(format!("{post}body"));
     assert_eq!(client.response().status(), 200);
+    let seen = backend.requests().pop().unwrap();
+    assert_eq!((seen.field("expect"), seen.text().as_str()), (None, "body"));
 }
 
 /// Backends by name: `localhost` leads to whatever address of it answers.

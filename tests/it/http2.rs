@@ -3,6 +3,7 @@
 
 pub(crate) mod support;
 
+mod bodies;
 mod ends;
 mod floods;
 mod frames;

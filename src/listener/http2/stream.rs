@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderValue, Method, Request, Response};
+use http::header::{CONTENT_LENGTH, DATE, EXPECT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 
 use super::io::Activity;
@@ -47,9 +47,15 @@ async fn serve(
     downstream: Rc<Downstream>,
     activity: Rc<Activity>,
 ) {
-    let wants_body = request.method() != Method::HEAD;
+    let head_only = request.method() == Method::HEAD;
     let answer = {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        if !body.is_end_stream() && take_expectation(&mut head.headers) {
+            let mut asked = Response::new(());
+            *asked.status_mut() = StatusCode::CONTINUE;
+            // Fails when the client has reset the stream.
+            let _ = respond.send_informational(asked);
+        }
         let mut answer = pin!(proxy.handle(&downstream, head, ClientBody(body)));
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
@@ -62,8 +68,13 @@ async fn serve(
     let Answer { status, mut headers, request_id, body } = answer;
     headers.insert(X_REQUEST_ID.clone(), request_id.to_value());
     headers.entry(DATE).or_insert_with(|| date::with(HeaderValue::clone));
+    let is_bare = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let wants_body = !head_only && !is_bare;
     let is_empty = body.is_end_stream();
-    if !is_empty && let Some(length) = body.size_hint().exact() {
+    if !is_empty
+        && !is_bare
+        && let Some(length) = body.size_hint().exact()
+    {
         headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
     let is_whole = is_empty || (!wants_body && body.is_own());
@@ -80,11 +91,21 @@ async fn serve(
     poll_fn(|cx| sending.poll(cx, &activity)).await;
 }
 
+/// Whether the client waits to be asked for its body (RFC 9110 section 10.1.1), in which case it is: a stream of its own can
+/// be refused at any moment, so that a backend's word is not waited for. No backend is told of it then.
+fn take_expectation(headers: &mut HeaderMap) -> bool {
+    let waits = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if waits {
+        headers.remove(EXPECT);
+    }
+    waits
+}
+
 /// A response on its way.
 struct Sending {
     stream: SendStream<Bytes>,
     body: ProxyBody<ClientBody>,
-    /// The answer to HEAD has none, whatever a backend sends.
+    /// The answer to HEAD has none, nor have 204 and 304, whatever a backend sends.
     wants_body: bool,
     /// A piece for which the client's window had no room yet, and whether it is the last.
     held: Option<(Bytes, bool)>,
